@@ -1,0 +1,42 @@
+"""When to stop: upon a signal, or when the supervisor that started this process is gone."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+
+class Shutdown:
+    """Whether this process has been asked to stop; a loop looks at `requested` once a pass.
+
+    `supervisor_pid` is the parent whose end is a request to stop too; None: nobody's.
+    """
+
+    def __init__(self, supervisor_pid: int | None = None) -> None:
+        self.supervisor_pid = supervisor_pid
+        self.signalled = False
+
+    def install(self) -> "Shutdown":
+        """Take SIGTERM, SIGINT and SIGHUP as requests to stop; call it in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+        return self
+
+    @property
+    def requested(self) -> bool:
+        """True from the first request on."""
+        return self.signalled or self.orphaned
+
+    @property
+    def orphaned(self) -> bool:
+        """True once the parent is no longer the supervisor that started this process."""
+        return self.supervisor_pid is not None and os.getppid() != self.supervisor_pid
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a stop is requested, whichever comes first."""
+        deadline = time.monotonic() + seconds
+        while not self.requested and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.signalled = True
