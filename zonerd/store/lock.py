@@ -1,0 +1,97 @@
+"""One holder a role over a data directory: a lock that the kernel drops when its holder ends."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from zonerd.errors import LockHeld, Refused
+
+SHARED_FILE_SYSTEMS: Final = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "glusterfs")
+"""Here neither flock nor SQLite's WAL can be trusted: both need one kernel."""
+
+
+class Lock:
+    """The lock of one role; `with` waits up to `wait_s` seconds for it.
+
+    Raises LockHeld, naming the holder, when another process keeps it, and Refused where the data
+    directory cannot be made or lies on a file system that several machines share.
+    """
+
+    def __init__(self, data_dir: Path, role: str, wait_s: float = 0.0) -> None:
+        self.role = role
+        self._data_dir = data_dir
+        self._path = data_dir / "lock" / f"{role}.lock"
+        self._wait_s = wait_s
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        prepare(self._data_dir)
+        deadline = time.monotonic() + self._wait_s
+        while not self.take():
+            if time.monotonic() >= deadline:
+                raise LockHeld(f"{self._data_dir}: the {self.role} is already running: {holder(self._path)}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def take(self) -> bool:
+        """Take the lock if nobody holds it; True if it is ours now."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}).encode(), 0)
+        self._descriptor = descriptor
+        return True
+
+
+def holder(path: Path) -> str:
+    """Give who wrote this lock file last, as words."""
+    try:
+        who = json.loads(path.read_text(encoding="utf-8"))
+        return f"pid {who['pid']} on {who['host']}, since {who['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "by an unknown process"
+
+
+def prepare(data_dir: Path) -> None:
+    """Make the data directory, for its owner alone; raises Refused where it cannot serve."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{data_dir}: cannot be made: {error.strerror}") from None
+    kind = _file_system(data_dir.resolve())
+    if kind.startswith(SHARED_FILE_SYSTEMS):
+        raise Refused(f"{data_dir}: lies on {kind}; SQLite's WAL needs a disk of this machine")
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise Refused(f"{data_dir}: not writable; try: chown -R {os.geteuid()}:{os.getegid()} {data_dir}")
+
+
+def _file_system(folder: Path) -> str:
+    """Give the kind of the file system that holds this folder, as Linux names it; '' elsewhere."""
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        _, mount, name, *_ = line.split(" ")
+        place = mount.replace("\\040", " ")
+        if len(place) >= len(best) and folder.is_relative_to(place):
+            best, kind = place, name
+    return kind
