@@ -1,0 +1,1 @@
+"""Kafka: which topic this is, its records, and sending to it."""

@@ -1,0 +1,177 @@
+"""Which topic this is: the cluster, its ids, its partitions and watermarks."""
+
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from zonerd import config
+from zonerd.errors import ServiceUnavailable
+from zonerd.kafka.connection import REQUEST_TIMEOUT_S, Notes, build, properties, unavailable
+
+EMBEDDED_CLUSTER: Final = "mockCluster"
+"""How the cluster id of librdkafka's in-memory broker begins; it has no topic ids and no admin requests."""
+
+
+class Incarnation(NamedTuple):
+    """One life of a topic: made again, it is another one. `topic_id` is '' where the broker has none."""
+
+    cluster_id: str
+    topic: str
+    topic_id: str
+    partitions: tuple[int, ...]
+
+
+class Watermarks(NamedTuple):
+    """Where a partition's log begins, and the offset behind its last stable record."""
+
+    low: int
+    high: int
+
+
+class Cluster:
+    """Questions about one topic; each takes at most REQUEST_TIMEOUT_S and raises ServiceUnavailable."""
+
+    def __init__(self, kafka: config.Kafka, sasl_password: str | None) -> None:
+        self.notes = Notes()
+        self._kafka = kafka
+        shared = properties(kafka, sasl_password, self.notes)
+        self._admin = build(AdminClient, shared)
+        self._consumer = build(
+            Consumer, {**shared, "group.id": kafka.group_id, "enable.auto.commit": False, "check.crcs": True}
+        )
+        self._asked: Future[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+        self._consumer.close()
+
+    def incarnation(self) -> Incarnation | None:
+        """Give the topic's present life; None while there is no such topic."""
+        found = self._listed()
+        if found is None or self._has_no_ids(found.cluster_id):
+            return found
+        try:
+            description = self._describe().result(timeout=REQUEST_TIMEOUT_S + 1)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return None
+            raise unavailable(error) from None
+        except TimeoutError:
+            raise ServiceUnavailable("kafka", "the topic id could not be read in time") from None
+        return found._replace(topic_id=_topic_id(description), partitions=_numbers(description))
+
+    def ask(self) -> None:
+        """Begin to ask for the topic's id and partitions, without waiting; `answer` tells."""
+        if self._asked is None:
+            self._asked = self._describe()
+
+    def answer(self, now: Incarnation) -> Incarnation | None:
+        """Give what has become of `now` if the question is answered: itself, or another life; else None.
+
+        A question that failed is no answer: it is dropped, and may be asked again.
+        """
+        if self._has_no_ids(now.cluster_id):
+            return self._listed() or now._replace(partitions=())
+        if self._asked is None or not self._asked.done():
+            return None
+        asked, self._asked = self._asked, None
+        try:
+            description = asked.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return now._replace(partitions=())
+            return None
+        return now._replace(topic_id=_topic_id(description), partitions=_numbers(description))
+
+    def watermarks(self, partition: int) -> Watermarks:
+        """Give where the log of one partition begins and ends now."""
+        try:
+            answer = self._consumer.get_watermark_offsets(
+                TopicPartition(self._kafka.topic, partition), timeout=REQUEST_TIMEOUT_S
+            )
+        except KafkaException as error:
+            raise unavailable(error) from None
+        if answer is None:
+            raise ServiceUnavailable("kafka", f"no watermarks of partition {partition} in time")
+        return Watermarks(*answer)
+
+    def committed(self, partitions: tuple[int, ...]) -> dict[int, int]:
+        """Give the offsets committed under our group, for the partitions that have one."""
+        wanted = [TopicPartition(self._kafka.topic, partition) for partition in partitions]
+        try:
+            answers = self._consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise unavailable(error) from None
+        return {one.partition: one.offset for one in answers if one.offset >= 0}
+
+    def create_topic(self) -> None:
+        """Make the topic as configured; one that is there already is left as it is.
+
+        Its records are stamped by the broker (LogAppendTime): a client's wrong clock must not reach the answers.
+        """
+        if self._has_no_ids(self._cluster_id()):
+            self._make_by_asking()
+            return
+        topic = NewTopic(
+            self._kafka.topic,
+            num_partitions=self._kafka.topic_partitions,
+            replication_factor=self._kafka.topic_replication_factor,
+            config={"message.timestamp.type": "LogAppendTime"},
+        )
+        try:
+            for future in self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S).values():
+                future.result(timeout=REQUEST_TIMEOUT_S + 1)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise unavailable(error) from None
+        except TimeoutError:
+            raise ServiceUnavailable("kafka", "the topic could not be made in time") from None
+
+    def _listed(self) -> Incarnation | None:
+        """Look for the topic among all: asking for it by name could create it."""
+        metadata = self._metadata()
+        topic = metadata.topics.get(self._kafka.topic)
+        if topic is None or not topic.partitions:
+            return None
+        return Incarnation(metadata.cluster_id or "", self._kafka.topic, "", tuple(sorted(topic.partitions)))
+
+    def _cluster_id(self) -> str:
+        return self._metadata().cluster_id or ""
+
+    def _metadata(self) -> Any:  # noqa: ANN401 - librdkafka's, and it stays here
+        try:
+            return self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise unavailable(error) from None
+
+    def _describe(self) -> "Future[Any]":
+        wanted = TopicCollection([self._kafka.topic])
+        future: Future[Any] = self._admin.describe_topics(wanted, request_timeout=REQUEST_TIMEOUT_S)[self._kafka.topic]
+        return future
+
+    def _make_by_asking(self) -> None:
+        try:
+            self._admin.list_topics(self._kafka.topic, timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise unavailable(error) from None
+
+    @staticmethod
+    def _has_no_ids(cluster_id: str) -> bool:
+        return cluster_id.startswith(EMBEDDED_CLUSTER)
+
+
+def _topic_id(description: Any) -> str:  # noqa: ANN401 - librdkafka's, and it stays here
+    """Give the id as text; brokers before Metadata v10 answer with zeros, which is no id."""
+    identity = description.topic_id
+    if not (identity.get_most_significant_bits() or identity.get_least_significant_bits()):
+        return ""
+    return str(identity)
+
+
+def _numbers(description: Any) -> tuple[int, ...]:  # noqa: ANN401 - librdkafka's, and it stays here
+    return tuple(sorted(partition.id for partition in description.partitions))

@@ -1,0 +1,87 @@
+"""How any client of ours connects, and what its callbacks tell."""
+
+import logging
+from collections import deque
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+
+from zonerd import config
+from zonerd.errors import ConfigurationRefused, ServiceUnavailable
+
+REQUEST_TIMEOUT_S: Final = 5.0
+"""How long one question to the broker may take, below what a stop may take."""
+
+_KEPT_LINES: Final = 100
+
+
+class Notes(logging.Handler):
+    """What a client's callbacks told, for its owner's loop to read: a callback never raises and never writes.
+
+    `connections_lost` only grows; `lines` are librdkafka's own log lines, the oldest dropped first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections_lost = 0
+        self.last_error = ""
+        self.fatal = ""
+        self.lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
+
+    def on_error(self, error: KafkaError) -> None:
+        """Note what librdkafka calls an error of the whole client."""
+        self.last_error = error.str()
+        if error.fatal():
+            self.fatal = error.str()
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE):  # noqa: SLF001
+            self.connections_lost += 1
+
+    def emit(self, line: logging.LogRecord) -> None:
+        """Note one of librdkafka's log lines."""
+        self.lines.append((line.levelno, str(line.msg) if not line.args else line.getMessage()))
+
+
+def properties(kafka: config.Kafka, sasl_password: str | None, notes: Notes) -> dict[str, Any]:
+    """Give the librdkafka properties that all our clients share; the user's own come first."""
+    shared: dict[str, Any] = {
+        **kafka.properties,
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "error_cb": notes.on_error,
+        "logger": _logger(notes),
+    }
+    shared.setdefault("client.id", "zonerd")
+    shared.setdefault("socket.keepalive.enable", "true")
+    shared.setdefault("reconnect.backoff.max.ms", "1000")
+    if sasl_password is not None:
+        shared["sasl.password"] = sasl_password
+    return shared
+
+
+def build(client: type[Any], values: dict[str, Any]) -> Any:  # noqa: ANN401 - whichever client it is
+    """Make a client; raises ConfigurationRefused when librdkafka does not know or take a property."""
+    try:
+        return client(values)
+    except KafkaException as error:
+        raise ConfigurationRefused([f"kafka.properties: {_scrubbed(error, values)}"]) from None
+    except (TypeError, ValueError) as error:
+        raise ConfigurationRefused([f"kafka.properties: {_scrubbed(error, values)}"]) from None
+
+
+def unavailable(error: KafkaException | KafkaError) -> ServiceUnavailable:
+    """Give the error of ours for one of librdkafka's."""
+    inner = error.args[0] if isinstance(error, KafkaException) else error
+    return ServiceUnavailable("kafka", inner.str() if isinstance(inner, KafkaError) else str(inner))
+
+
+def _scrubbed(error: Exception, values: dict[str, Any]) -> str:
+    text = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
+    for value in values.values():
+        if isinstance(value, str) and len(value) > 1:
+            text = text.replace(f'"{value}"', "(value)")
+    return text
+
+
+def _logger(notes: Notes) -> logging.Logger:
+    logger = logging.Logger("librdkafka")  # noqa: LOG001 - one a client, outside the tree of loggers
+    logger.addHandler(notes)
+    return logger
