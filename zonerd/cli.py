@@ -70,6 +70,11 @@ class Session:
         _become_owner(self.loaded.config.data_dir)
         return self.loaded.config
 
+    @cached_property
+    def sasl_password(self) -> str | None:
+        """The password for Kafka, from its file or from systemd's credential; None where there is neither."""
+        return config.read_secret(self.config.kafka.sasl_password_file, "kafka_sasl_password", self.environment)
+
     @property
     def arguments(self) -> list[str]:
         """The command line that runs a verb with this configuration, up to the verb."""

@@ -1,16 +1,17 @@
 """Whether this process is ready, check by check, said once a change."""
 
-import structlog
+from zonerd.log import Log
 
 
 class Readiness:
     """The named checks on which readiness rests; each begins as failed, without a word.
 
-    A check that names a service (`kafka`, `redis`) is logged as `service_unavailable` and
-    `service_available`, any other as `not_ready`; `ready` once all hold.
+    A lost service (`kafka`, `redis`) is logged as `service_unavailable` and `service_available`, a
+    store that cannot be written as `paused` and `resumed`, any other check as `not_ready`; `ready`
+    once all hold.
     """
 
-    def __init__(self, log: structlog.stdlib.BoundLogger, checks: tuple[str, ...]) -> None:
+    def __init__(self, log: Log, checks: tuple[str, ...]) -> None:
         self._log = log
         self._reasons: dict[str, str | None] = dict.fromkeys(checks, "not tried yet")
         self._said: set[str] = set()
@@ -31,8 +32,8 @@ class Readiness:
         self._reasons[check] = None
         if check in self._said:
             self._said.discard(check)
-            if check in _SERVICES:
-                self._log.info("service_available", service=check)
+            if check in _EVENTS:
+                self._log.info(_EVENTS[check][1], check=check)
         if self.ready and not self._was_ready:
             self._was_ready = True
             self._log.info("ready")
@@ -47,10 +48,12 @@ class Readiness:
             self._say(check, reason, fields)
 
     def _say(self, check: str, reason: str, fields: dict[str, object]) -> None:
-        if check in _SERVICES:
-            self._log.warning("service_unavailable", service=check, reason=reason, **fields)
-        else:
-            self._log.warning("not_ready", check=check, reason=reason, **fields)
+        event = _EVENTS[check][0] if check in _EVENTS else "not_ready"
+        self._log.warning(event, check=check, reason=reason, **fields)
 
 
-_SERVICES = ("kafka", "redis")
+_EVENTS = {
+    "kafka": ("service_unavailable", "service_available"),
+    "redis": ("service_unavailable", "service_available"),
+    "store": ("paused", "resumed"),
+}

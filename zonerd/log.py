@@ -64,6 +64,22 @@ class Limited:
         log.warning(event, reason=reason, **fields, **({"suppressed": suppressed} if suppressed else {}))
 
 
+class Progress:
+    """Says `progress` every so many seconds, with what the caller knows by then."""
+
+    def __init__(self, log: Log, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._clock = clock
+        self._next = clock() + every_s
+
+    def tick(self, fields: Callable[[], dict[str, object]]) -> None:
+        """Log the line if it is due; only then are its fields asked for."""
+        if self._clock() >= self._next:
+            self._next = self._clock() + self._every_s
+            self._log.info("progress", **fields())
+
+
 def _stamp(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"ts": moment, **line}

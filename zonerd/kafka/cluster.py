@@ -65,9 +65,9 @@ class Cluster:
             raise ServiceUnavailable("kafka", "the topic id could not be read in time") from None
         return found._replace(topic_id=_topic_id(description), partitions=_numbers(description))
 
-    def ask(self) -> None:
+    def ask(self, now: Incarnation) -> None:
         """Begin to ask for the topic's id and partitions, without waiting; `answer` tells."""
-        if self._asked is None:
+        if self._asked is None and not self._has_no_ids(now.cluster_id):
             self._asked = self._describe()
 
     def answer(self, now: Incarnation) -> Incarnation | None:

@@ -5,12 +5,18 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from zonerd.errors import LockHeld, Refused
+from zonerd.health import Readiness
+from zonerd.shutdown import Shutdown
+
+RETRY_S: Final = 1.0
 
 SHARED_FILE_SYSTEMS: Final = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "glusterfs")
 """Here neither flock nor SQLite's WAL can be trusted: both need one kernel."""
@@ -26,7 +32,7 @@ class Lock:
     def __init__(self, data_dir: Path, role: str, wait_s: float = 0.0) -> None:
         self.role = role
         self._data_dir = data_dir
-        self._path = data_dir / "lock" / f"{role}.lock"
+        self.path = data_dir / "lock" / f"{role}.lock"
         self._wait_s = wait_s
         self._descriptor = -1
 
@@ -35,19 +41,25 @@ class Lock:
         deadline = time.monotonic() + self._wait_s
         while not self.take():
             if time.monotonic() >= deadline:
-                raise LockHeld(f"{self._data_dir}: the {self.role} is already running: {holder(self._path)}")
+                raise LockHeld(f"{self._data_dir}: the {self.role} is already running: {holder(self.path)}")
             time.sleep(0.05)
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let another process have it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def take(self) -> bool:
         """Take the lock if nobody holds it; True if it is ours now."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,6 +70,27 @@ class Lock:
         os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}).encode(), 0)
         self._descriptor = descriptor
         return True
+
+
+@contextmanager
+def lock_when_free(data_dir: Path, role: str, readiness: Readiness, shutdown: Shutdown) -> Iterator[bool]:
+    """Hold the lock of a role; while another process keeps it, wait, not ready (check `lock`).
+
+    Gives False when a stop was requested first. Raises Refused as Lock does.
+    """
+    prepare(data_dir)
+    lock = Lock(data_dir, role)
+    while not lock.take():
+        readiness.fail("lock", f"another {role} is running: {holder(lock.path)}")
+        shutdown.wait(RETRY_S)
+        if shutdown.requested:
+            yield False
+            return
+    readiness.hold("lock")
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def holder(path: Path) -> str:

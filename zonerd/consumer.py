@@ -1,0 +1,289 @@
+"""The consumer: Kafka → events.db, each record exactly once."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from zonerd import metrics
+from zonerd.config import Config
+from zonerd.errors import ServiceUnavailable, StoreUnavailable
+from zonerd.events import Gap, Slice, Standing, sort_out
+from zonerd.health import Readiness
+from zonerd.incarnation import Replaced, Topic
+from zonerd.kafka.cluster import Cluster, Incarnation
+from zonerd.kafka.reader import Reader, Taken
+from zonerd.log import Limited, Log, Progress
+from zonerd.shutdown import Shutdown
+from zonerd.stalls import Stalls
+from zonerd.store.history import History, Partition
+from zonerd.store.lock import Lock, lock_when_free
+
+CHECKS: Final = ("lock", "store", "kafka", "topic", "partitions")
+
+CHECK_INTERVAL_S: Final = 5.0
+"""How often the topic's id and partitions, and the progress of each partition, are looked at."""
+
+RETRY_S: Final = 1.0
+STOP_BUDGET_S: Final = 2.0
+LOCK_WAIT_S: Final = 1.0
+
+
+class Consumer:
+    """Reads its partitions from the store's positions and appends; holds nothing that a crash could lose.
+
+    The order of effects in a pass: take records, sort them out, commit them to the store under the
+    fence, and only then tell Kafka. Anything unexpected ends in `recognise` again, at the store's positions.
+    """
+
+    def __init__(  # noqa: PLR0913 - its edges
+        self, config: Config, log: Log, history: History, cluster: Cluster, reader: Reader, topic: Topic
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._history = history
+        self._cluster = cluster
+        self._reader = reader
+        self._topic = topic
+        self._limited = Limited()
+        self._incarnation: Incarnation | None = None
+        self._rows: dict[int, Partition] = {}
+        self._next: dict[int, int] = {}
+        self._confirmed: dict[int, int] = {}
+        self._noted: dict[int, int] = {}
+        self._connections_lost = 0
+        self._checked_at = 0.0
+        self.stalls = Stalls(config.consumer.no_progress_s)
+        self.stored = 0
+
+    def step(self) -> None:
+        """Take one batch and store it; raises ServiceUnavailable, StoreUnavailable or Replaced."""
+        if self._incarnation is None:
+            self._recognise()
+        taken = self._reader.take(self._config.consumer.batch_events, self._config.consumer.batch_wait_s)
+        if self._reader.notes.connections_lost != self._connections_lost:
+            self.forget()  # who answers now may be another broker: look at the anchors before anything is stored
+            return
+        self._store(sort_out(taken.records, taken.ends, self._standings(), self._config.consumer.max_event_bytes))
+        self._answer(taken)
+        self._check()
+
+    def forget(self) -> None:
+        """Drop what is known of the topic; the next step recognises it anew."""
+        self._incarnation = None
+
+    def ends(self) -> dict[int, int]:
+        """Give where the log of each of our partitions ends now."""
+        return {partition: self._cluster.watermarks(partition).high for partition in self._next}
+
+    def progress(self) -> dict[str, object]:
+        """Give how many events were stored since the start, and the lag in records as far as it is known."""
+        lag = sum(self._reader.lag(partition, offset) or 0 for partition, offset in self._next.items())
+        return {"stored": self.stored, "lag": lag, "next": dict(sorted(self._next.items()))}
+
+    def caught_up(self, ends: dict[int, int]) -> bool:
+        """Whether the store stands at or behind all of these offsets."""
+        return all(self._next.get(partition, -1) >= end for partition, end in ends.items())
+
+    def finish(self) -> None:
+        """Tell Kafka how far the store is, for the last time."""
+        self._reader.finish(STOP_BUDGET_S)
+
+    def _recognise(self) -> None:
+        self._connections_lost = self._reader.notes.connections_lost
+        self._incarnation, self._rows = self._topic.recognise()
+        self._next = {partition: row.next_offset for partition, row in self._rows.items()}
+        self._confirmed = {partition: row.confirmed_offset for partition, row in self._rows.items()}
+        self._reader.assign({p: offset for p, offset in self._next.items() if not self.stalls.resting(p)})
+        self._noted = {}
+        self._log.info("partitions_assigned", partitions=sorted(self._next), next=self._next)
+
+    def _standings(self) -> dict[int, Standing]:
+        return {p: Standing(offset, self._reader.low_watermark(p)) for p, offset in self._next.items()}
+
+    def _store(self, slices: list[Slice]) -> None:
+        if not slices:
+            return
+        self._refuse_full_disk()
+        ids = {partition: row.id for partition, row in self._rows.items()}
+        fenced = self._history.append(slices, ids)
+        for piece in slices:
+            if piece.partition in fenced:
+                self._note_fenced(piece)
+            else:
+                self._note_stored(piece)
+        self._reader.commit({p.partition: p.next_offset for p in slices if p.partition not in fenced})
+
+    def _refuse_full_disk(self) -> None:
+        disk = os.statvfs(self._config.store.data_dir)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self._config.store.min_free_bytes:
+            raise StoreUnavailable(f"{free} bytes free on the disk, below store.min_free_bytes")
+
+    def _note_stored(self, piece: Slice) -> None:
+        topic, partition = self._config.kafka.topic, str(piece.partition)
+        self._next[piece.partition] = piece.next_offset
+        self.stored += len(piece.events)
+        self.stalls.moved(piece.partition)
+        metrics.CONSUMER_RECORDS.labels(topic, partition).inc(len(piece.events) + len(piece.dead_letters))
+        metrics.CONSUMER_STORED.labels(topic, partition).inc(len(piece.events))
+        self._log.debug("batch_stored", partition=piece.partition, events=len(piece.events), next=piece.next_offset)
+        for record, letter in piece.dead_letters:
+            metrics.CONSUMER_DEAD_LETTERS.labels(topic, letter.reason).inc()
+            place = {"partition": record.partition, "offset": record.offset, "detail": letter.detail}
+            self._limited.warning(self._log, "dead_letter_stored", letter.reason, **place)
+        for gap in piece.gaps:
+            metrics.CONSUMER_GAPS.labels(topic, partition, gap.reason).inc(gap.last_offset - gap.first_offset + 1)
+            self._log.info("gap_recorded", partition=piece.partition, **gap._asdict())
+
+    def _note_fenced(self, piece: Slice) -> None:
+        metrics.CONSUMER_FENCED.inc()
+        self._log.warning("fenced", partition=piece.partition, expected=piece.expected_offset)
+        self.forget()
+
+    def _answer(self, taken: Taken) -> None:
+        """Act on what went wrong where: retention, another topic, or a partition that cannot be read."""
+        for partition in taken.out_of_range:
+            self._step_over_expired(partition)
+        for partition, cause in taken.troubled.items():
+            self.stalls.failed(partition, cause)
+        if taken.troubled:
+            self.forget()
+            raise ServiceUnavailable("kafka", "; ".join(sorted(set(taken.troubled.values()))))
+
+    def _step_over_expired(self, partition: int) -> None:
+        """Compare the store's position with the log's ends: below is retention, above is another topic."""
+        self.forget()
+        low, next_offset = self._cluster.watermarks(partition).low, self._next[partition]
+        if next_offset >= low:
+            return
+        if self._config.consumer.on_expired_offsets == "stop":
+            raise ServiceUnavailable(
+                "kafka", f"partition {partition}: {low - next_offset} records expired before they were read"
+            )
+        gap = Gap(next_offset, low - 1, "expired")
+        self._store([Slice(partition, next_offset, low, gaps=[gap])])
+
+    def _check(self) -> None:
+        """Every CHECK_INTERVAL_S: is it still the same topic, has it new partitions, does each one move?"""
+        if self._incarnation is None:
+            return
+        if self._noted:
+            self._take_answer(self._incarnation)
+        elif time.monotonic() - self._checked_at >= CHECK_INTERVAL_S:
+            self._checked_at = time.monotonic()
+            self._noted = dict(self._next)
+            self._cluster.ask(self._incarnation)
+            lagging = [partition for partition, offset in self._next.items() if self._reader.lag(partition, offset)]
+            if self.stalls.look(lagging, self._next):
+                self.forget()
+
+    def _take_answer(self, known: Incarnation) -> None:
+        """Confirm the positions that were noted before the question, if the answer is: still the same topic."""
+        now = self._cluster.answer(known)
+        if now is None:
+            return
+        noted, self._noted = self._noted, {}
+        if now != known:
+            if now.topic_id == known.topic_id:
+                self._log.info("partitions_added", partitions=sorted({*now.partitions} - {*known.partitions}))
+            self.forget()
+            return
+        moved = {self._rows[p].id: at for p, at in noted.items() if at > self._confirmed[p]}
+        if moved:
+            self._history.confirm(moved)
+            self._confirmed.update(noted)
+
+    def report(self) -> None:
+        """Log what the Kafka clients have told since the last call."""
+        for error in self._reader.commit_errors:
+            event = "group_in_use" if error.name() == "UNKNOWN_MEMBER_ID" else "commit_failed"
+            metrics.CONSUMER_COMMIT_ERRORS.labels(error.name()).inc()
+            self._limited.warning(self._log, event, error.str(), group=self._config.kafka.group_id)
+        self._reader.commit_errors.clear()
+        for notes in (self._reader.notes, self._cluster.notes):
+            while notes.lines:
+                level, line = notes.lines.popleft()
+                self._log.log(min(level, 20), "kafka_client", line=line)
+
+
+def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown, number: int) -> None:
+    """Read and store until a stop is requested; a missing lock, disk, broker or topic is waited for, not ready."""
+    readiness = Readiness(log, CHECKS)
+    log.info("started", number=number, of=config.consumer.processes, data_dir=config.store.data_dir)
+    with lock_when_free(config.data_dir, role(number), readiness, shutdown) as locked:
+        while locked and not shutdown.requested:
+            try:
+                with consuming(config, sasl_password, log, number) as consumer:
+                    _consume(consumer, readiness, shutdown, config, log)
+            except StoreUnavailable as error:  # nothing was written; begin again at what the store says
+                readiness.fail("store", error.reason)
+                shutdown.wait(RETRY_S)
+    log.info("stopped", orphaned=shutdown.orphaned)
+
+
+def _consume(consumer: Consumer, readiness: Readiness, shutdown: Shutdown, config: Config, log: Log) -> None:
+    progress = Progress(log, config.log.progress_s)
+    while not shutdown.requested:
+        try:
+            consumer.step()
+            readiness.hold("store")
+            readiness.hold("kafka")
+            readiness.hold("topic")
+        except ServiceUnavailable as error:
+            consumer.forget()
+            readiness.fail(error.service, error.reason)
+            shutdown.wait(RETRY_S)
+        except Replaced as error:
+            consumer.forget()
+            readiness.fail("topic", str(error))
+            shutdown.wait(RETRY_S)
+        _judge_partitions(consumer, readiness)
+        consumer.report()
+        progress.tick(consumer.progress)
+    log.info("stop_requested")
+    consumer.finish()
+
+
+def catch_up(config: Config, sasl_password: str | None, log: Log, number: int) -> int:
+    """Store all that the topic holds at the start, and give how many events that were; nothing is waited for.
+
+    Raises LockHeld, StoreUnavailable, ServiceUnavailable or Replaced.
+    """
+    with (
+        Lock(config.data_dir, role(number), LOCK_WAIT_S),
+        consuming(config, sasl_password, log, number) as consumer,
+    ):
+        consumer.step()
+        ends = consumer.ends()
+        while not consumer.caught_up(ends):
+            consumer.step()
+        consumer.finish()
+        return consumer.stored
+
+
+@contextmanager
+def consuming(config: Config, sasl_password: str | None, log: Log, number: int) -> Iterator[Consumer]:
+    """Open the store and the Kafka clients of consumer `number`, and close them in reverse order."""
+    with (
+        History.open_writer(config.data_dir) as history,
+        Cluster(config.kafka, sasl_password) as cluster,
+        Reader(config.kafka, config.consumer.batch_bytes, sasl_password) as reader,
+    ):
+        processes = config.consumer.processes
+        topic = Topic(history, cluster, reader, config.kafka, config.consumer, log, lambda p: p % processes == number)
+        yield Consumer(config, log, history, cluster, reader, topic)
+
+
+def role(number: int) -> str:
+    """Give the name of the lock of consumer `number`."""
+    return f"consumer-{number}"
+
+
+def _judge_partitions(consumer: Consumer, readiness: Readiness) -> None:
+    reasons = consumer.stalls.reasons
+    if reasons:
+        readiness.fail("partitions", "; ".join(f"partition {p}: {cause}" for p, cause in sorted(reasons.items())))
+    else:
+        readiness.hold("partitions")
