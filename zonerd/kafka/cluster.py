@@ -73,7 +73,7 @@ class Cluster:
     def answer(self, now: Incarnation) -> Incarnation | None:
         """Give what has become of `now` if the question is answered: itself, or another life; else None.
 
-        A question that failed is no answer: it is dropped, and may be asked again.
+        A question that failed is no answer: it is dropped, and raises ServiceUnavailable.
         """
         if self._has_no_ids(now.cluster_id):
             return self._listed() or now._replace(partitions=())
@@ -85,7 +85,7 @@ class Cluster:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return now._replace(partitions=())
-            return None
+            raise unavailable(error) from None
         return now._replace(topic_id=_topic_id(description), partitions=_numbers(description))
 
     def watermarks(self, partition: int) -> Watermarks:

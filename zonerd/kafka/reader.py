@@ -60,6 +60,7 @@ class Reader:
         self._committed: dict[int, int] = {}
         self._committed_at = time.monotonic()
         self._unanswered = 0
+        self._knows_leaders = False
         values = {**_DEFAULTS, **properties(kafka, sasl_password, self.notes), **_PROMISES}
         self._consumer = build(Consumer, {**values, "group.id": kafka.group_id, "on_commit": self._on_commit})
 
@@ -74,6 +75,9 @@ class Reader:
         self._pending = []
         try:
             self._consumer.assign([TopicPartition(self._topic, *place) for place in offsets.items()])
+            if not self._knows_leaders:  # else the first records wait up to a second for a timer of librdkafka's
+                self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)
+                self._knows_leaders = True
         except KafkaException as error:
             raise unavailable(error) from None
 

@@ -64,6 +64,16 @@ insert into gaps (partition_id, first_offset, last_offset, reason) values (?, ?,
 select offset, user_id, activity, timestamp_ms, logged_ms, properties
 from events where partition_id = ? and offset >= ? order by offset limit ?;
 
+-- name: facts_from
+select offset, user_id, activity, timestamp_ms, logged_ms
+from events where partition_id = ? and offset >= ? order by offset limit ?;
+
+-- name: taken_back
+select count(*) from changes where seq <= ? and kind = 'take_back';
+
+-- name: check_total
+select activity, count(*) from events where partition_id = ? and offset < ? group by activity;
+
 -- name: dead_letters_from
 select offset, reason, detail, key, payload, logged_ms
 from dead_letters where partition_id = ? and offset >= ? order by offset limit ?;

@@ -68,6 +68,8 @@ def open_reader(folder: Path, kind: Kind) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         connection.execute(_SETTINGS)
         connection.execute("pragma query_only = on")
+        if connection.pragma("application_id") == 0:
+            raise StoreUnavailable(f"{path}: not there yet")  # its writer is about to make the tables
         _refuse_newer(connection, path)
         return connection
 
@@ -112,9 +114,9 @@ def transaction(connection: apsw.Connection, mode: str = "immediate") -> Iterato
 
 
 @cache
-def queries() -> dict[str, str]:
-    """Give the statements of queries.sql by the names that stand above them."""
-    text = files("zonerd").joinpath("sql", "queries.sql").read_text(encoding="utf-8")
+def queries(file: str = "queries.sql") -> dict[str, str]:
+    """Give the statements of one file by the names that stand above them."""
+    text = files("zonerd").joinpath("sql", file).read_text(encoding="utf-8")
     blocks = re.split(r"^-- name: (\w+)[^\n]*\n", text, flags=re.MULTILINE)[1:]
     return {name: sql.strip().rstrip(";") for name, sql in zip(blocks[::2], blocks[1::2], strict=True)}
 

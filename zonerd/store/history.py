@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import apsw
 
+from zonerd.errors import StoreUnavailable
 from zonerd.events import Anchor, Gap, Slice, anchor_of
 from zonerd.store.database import EVENTS, open_reader, open_writer, queries, transaction, translated
 
@@ -65,7 +66,10 @@ class History:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._sql = queries()
-        self.store_id = str(self._read("store_id")[0][0])
+        ids = self._read("store_id")
+        if not ids:
+            raise StoreUnavailable(f"{connection.filename}: not there yet")  # its writer is about to name it
+        self.store_id = str(ids[0][0])
 
     @classmethod
     def open_writer(cls, data_dir: Path) -> Self:
@@ -206,6 +210,18 @@ class History:
     def events_from(self, id_: int, offset: int, limit: int) -> list[EventRow]:
         """Give at most `limit` events of a partition from this offset on, in order."""
         return self._read("events_from", id_, offset, limit)
+
+    def facts_from(self, id_: int, offset: int, limit: int) -> list[tuple[int, int | str, str, int, int]]:
+        """Give what is counted of at most `limit` events from this offset on, in order: all but properties."""
+        return self._read("facts_from", id_, offset, limit)
+
+    def taken_back(self, seq: int) -> int:
+        """Tell how many of the changes up to this one took events back."""
+        return int(self._read("taken_back", seq)[0][0])
+
+    def count_afresh(self, check: str, id_: int, offset: int) -> list[tuple[str, int]]:
+        """Count the events of a partition below this offset with one of the aggregates' `check` statements."""
+        return self._read(check, id_, offset)
 
     def dead_letters_from(self, id_: int, offset: int, limit: int) -> list[DeadLetterRow]:
         """Give at most `limit` dead letters of a partition from this offset on, in order."""
