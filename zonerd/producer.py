@@ -1,0 +1,158 @@
+"""The producer: a source → Kafka, each line at least once."""
+
+from typing import Final
+
+from zonerd.config import Config
+from zonerd.errors import ServiceUnavailable
+from zonerd.events import REASONS
+from zonerd.health import Readiness
+from zonerd.kafka.cluster import Cluster
+from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer, topic_to_write
+from zonerd.log import Limited, Log, Progress
+from zonerd.metrics import PRODUCER_INVALID
+from zonerd.shutdown import Shutdown
+from zonerd.sources import Line, Place, Source, open_source
+from zonerd.sources.lines import is_blank, judge
+from zonerd.store.lock import lock_when_free
+
+CHECKS: Final = ("lock", "source", "kafka")
+RETRY_S: Final = 1.0
+STOP_BUDGET_S: Final = 5.0
+STALLED_STOP_BUDGET_S: Final = 1.0
+
+
+class Producer:
+    """Moves lines from the source to the topic.
+
+    The order of effects in a pass: take lines, hand them over, take the broker's acknowledgements, and only then tell
+    the source which lines are settled. What was not settled at a stop or a crash is given again at the next start.
+    """
+
+    def __init__(self, config: Config, log: Log, source: Source, cluster: Cluster, writer: Writer[Place]) -> None:
+        for reason in REASONS:
+            PRODUCER_INVALID.labels(reason)
+        self._config = config
+        self._log = log
+        self._source = source
+        self._cluster = cluster
+        self._writer = writer
+        self._limited = Limited()
+        self._topic_found = False
+        self._connections_lost = 0
+
+    def step(self) -> None:
+        """Move the lines that are there now; raises ServiceUnavailable while the topic takes none."""
+        self._look_for_topic()
+        lines = self._source.take() if self._writer.has_room else []
+        for line in lines:
+            self._send(line)
+        self._writer.poll(0.0 if lines else self._source.pause_s)
+        self._settle()
+        self._judge_delivery()
+
+    @property
+    def stalled(self) -> bool:
+        """True when messages wait and the broker has acknowledged none for some seconds."""
+        return self._writer.stalled
+
+    def finish(self) -> None:
+        """Wait for what is on its way; the source learns of all that was acknowledged."""
+        self._writer.flush(STALLED_STOP_BUDGET_S if self._writer.stalled else STOP_BUDGET_S)
+        self._settle()
+
+    def progress(self) -> dict[str, object]:
+        """Give how many messages were delivered and refused since the start, and how many wait."""
+        writer = self._writer
+        return {"delivered": writer.delivered, "refused": writer.refused, "queued": writer.pending}
+
+    def report(self) -> None:
+        """Log what the Kafka clients have told since the last call."""
+        for notes in (self._writer.notes, self._cluster.notes):
+            while notes.lines:
+                level, line = notes.lines.popleft()
+                self._log.log(min(level, 20), "kafka_client", line=line)
+
+    def _look_for_topic(self) -> None:
+        if self._writer.notes.connections_lost != self._connections_lost and not self._writer.pending:
+            self._connections_lost = self._writer.notes.connections_lost
+            self._topic_found = False
+        if not self._topic_found:
+            topic_to_write(self._cluster, self._config.kafka)
+            self._topic_found = True
+        if self._writer.broken:
+            self._writer.renew()
+
+    def _send(self, line: Line) -> None:
+        if line.value is None:
+            self._reject(line.place, "too_large", "longer than a message may be", sent=False)
+            self._writer.skip(line.place)
+        elif is_blank(line.value):
+            self._writer.skip(line.place)
+        else:
+            key, letter = judge(line.value, self._config.consumer.max_event_bytes)
+            if letter is not None:
+                self._reject(line.place, letter.reason, letter.detail, sent=True)
+                PRODUCER_INVALID.labels(letter.reason).inc()
+            self._writer.send(line.value, key, line.place)
+
+    def _settle(self) -> None:
+        for place, reason, size_bytes in self._writer.refusals():
+            self._reject(place, reason, f"{size_bytes} bytes: Kafka does not take it", sent=False)
+        if self._writer.acknowledged is not None:
+            self._source.ack(self._writer.acknowledged)
+
+    def _reject(self, place: Place, reason: str, detail: str, *, sent: bool) -> None:
+        length = place.end - place.offset
+        self._limited.warning(
+            self._log, "line_rejected", reason, detail=detail, offset=place.offset, bytes=length, sent=sent
+        )
+
+    def _judge_delivery(self) -> None:
+        writer = self._writer
+        if writer.broken:
+            self._limited.warning(self._log, "delivery_failed", writer.broken, queued=writer.pending)
+            self._topic_found = False
+            raise ServiceUnavailable("kafka", f"messages are not taken: {writer.broken}")
+
+
+def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown) -> None:
+    """Send until a stop is requested; a missing lock, source, broker or topic is waited for, not ready."""
+    readiness = Readiness(log, CHECKS)
+    log.info("started", source=config.producer.source, path=config.producer.path or None, topic=config.kafka.topic)
+    max_event_bytes = config.consumer.max_event_bytes
+    with lock_when_free(config.data_dir, "producer", readiness, shutdown) as locked:
+        if locked:
+            with (
+                open_source(config, max_event_bytes + MESSAGE_OVERHEAD_BYTES, log) as source,
+                Cluster(config.kafka, sasl_password) as cluster,
+                Writer[Place](config.kafka, sasl_password, max_event_bytes, timeout_s=0) as writer,
+            ):
+                producer = Producer(config, log, source, cluster, writer)
+                _produce(producer, source, readiness, shutdown, config, log)
+    log.info("stopped", orphaned=shutdown.orphaned)
+
+
+def _produce(
+    producer: Producer, source: Source, readiness: Readiness, shutdown: Shutdown, config: Config, log: Log
+) -> None:
+    progress = Progress(log, config.log.progress_s)
+    if config.producer.source == "none":
+        log.info("idle", reason="producer.source is none: events come from elsewhere, as from `zonerd send`")
+    while not shutdown.requested:
+        try:
+            producer.step()
+            if producer.stalled:
+                readiness.fail("kafka", "messages are not acknowledged; they wait")
+            else:
+                readiness.hold("kafka")
+        except ServiceUnavailable as error:
+            readiness.fail(error.service, error.reason)
+            shutdown.wait(RETRY_S)
+        if source.waiting_for:
+            readiness.fail("source", source.waiting_for)
+        else:
+            readiness.hold("source")
+        producer.report()
+        progress.tick(producer.progress)
+    log.info("stop_requested", queued=producer.progress()["queued"])
+    producer.finish()
