@@ -50,10 +50,29 @@ class Verbs(click.Group):
         return command
 
 
+class Ending:
+    """Where the end of a process is said: in its own log, once it has one, else on stderr."""
+
+    process_log: log.Log | None = None
+
+    def say(self, event: str, error: BaseException) -> None:
+        """Say why it ends."""
+        if self.process_log is not None:
+            self.process_log.error(event, reason=str(error), exc_info=event == "crashed")
+        elif event == "crashed":
+            traceback.print_exception(error)
+        else:
+            for line in str(error).splitlines():
+                click.echo(f"zonerd: {line}", err=True)
+
+
 class Session:
     """What every verb works with: the configuration, the options it came from, and the log."""
 
-    def __init__(self, config_file: Path | None, overrides: Sequence[str], verbosity: int) -> None:
+    def __init__(
+        self, config_file: Path | None, overrides: Sequence[str], verbosity: int, ending: Ending | None = None
+    ) -> None:
+        self.ending = ending or Ending()
         self.config_file = config_file
         self.overrides = tuple(overrides)
         self.verbosity = verbosity
@@ -86,7 +105,8 @@ class Session:
     def process_log(self, process: str) -> log.Log:
         """Give the log of a process: lines on stdout, as the configuration says."""
         log.configure(self._level(self.config.log.level), self.config.log.format, sys.stdout)
-        return log.logger(process, os.getpid())
+        self.ending.process_log = log.logger(process, os.getpid())
+        return self.ending.process_log
 
     def command_log(self, command: str) -> log.Log:
         """Give the log of a one-shot verb: warnings and worse, on stderr."""
@@ -121,7 +141,7 @@ def zonerd(
     ctx: click.Context, config_file: Path | None, overrides: tuple[str, ...], verbose: int, quiet: int
 ) -> None:
     """Turn a stream of user-activity events into an exact history and an always-fresh summary."""
-    ctx.obj = Session(config_file or _config_place(), overrides, verbose - quiet)
+    ctx.obj = Session(config_file or _config_place(), overrides, verbose - quiet, ctx.obj)
 
 
 def _config_place() -> Path | None:
@@ -150,10 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     faulthandler.enable()
     os.umask(0o077)
-    sys.exit(_exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False)))
+    ending = Ending()
+    sys.exit(
+        _exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending)
+    )
 
 
-def _exit_code(run: Callable[[], object]) -> int:
+def _exit_code(run: Callable[[], object], ending: Ending) -> int:
     try:
         result = run()
     except click.exceptions.Exit as end:
@@ -164,13 +187,12 @@ def _exit_code(run: Callable[[], object]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return errors.INTERRUPTED
     except errors.ZonerdError as error:
-        for line in str(error).splitlines():
-            click.echo(f"zonerd: {line}", err=True)
+        ending.say("refused", error)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.DONE
-    except Exception:  # noqa: BLE001 - the one place where a bug becomes an exit code
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes an exit code
+        ending.say("crashed", error)
         return errors.BUG
     return result if isinstance(result, int) else errors.DONE

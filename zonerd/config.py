@@ -147,7 +147,7 @@ REFUSED_PROPERTIES: Final = frozenset(
         "acks", "auto.commit.enable", "auto.commit.interval.ms", "auto.offset.reset", "bootstrap.servers",
         "check.crcs", "consume_cb", "enable.auto.commit", "enable.auto.offset.store", "enable.idempotence",
         "enable.partition.eof", "group.id", "group.instance.id", "group.protocol", "isolation.level",
-        "max.in.flight", "max.in.flight.requests.per.connection", "metadata.broker.list", "on_commit",
+        "log.connection.close", "log_level", "max.in.flight", "max.in.flight.requests.per.connection", "metadata.broker.list", "on_commit",
         "on_delivery", "request.required.acks", "stats_cb", "error_cb", "logger", "throttle_cb",
         "transactional.id",
     }

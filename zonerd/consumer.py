@@ -204,8 +204,7 @@ class Consumer:
         self._reader.commit_errors.clear()
         for notes in (self._reader.notes, self._cluster.notes):
             while notes.lines:
-                level, line = notes.lines.popleft()
-                self._log.log(min(level, 20), "kafka_client", line=line)
+                self._limited.warning(self._log, "kafka_client", notes.lines.popleft())
 
 
 def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown, number: int) -> None:

@@ -1,6 +1,7 @@
 """What zonerd says while it works: one event a line, for people on a terminal, else as JSON."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import structlog
 Log: TypeAlias = structlog.typing.FilteringBoundLogger
 Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
+
+_DIGITS = re.compile(r"[0-9]+")
 
 MAX_VALUE_CHARACTERS = 1024
 """A longer text in a log line is cut here; what it cuts stands in the history, not in the log."""
@@ -44,7 +47,7 @@ def logger(process: str, pid: int) -> Log:
 
 
 class Limited:
-    """Says a repeated event at most once in `every_s` seconds and reason; the next line counts the rest."""
+    """Says a repeated event at most once in `every_s` seconds and reason, numbers aside; the next line counts the rest."""
 
     def __init__(self, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s = every_s
@@ -54,7 +57,7 @@ class Limited:
 
     def warning(self, log: Log, event: str, reason: str, **fields: object) -> None:
         """Log this as a warning with its reason, or count it as suppressed."""
-        kind = (event, reason)
+        kind = (event, _DIGITS.sub("", reason))
         now = self._clock()
         if kind in self._last and now - self._last[kind] < self._every_s:
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1

@@ -1,6 +1,7 @@
 """How any client of ours connects, and what its callbacks tell."""
 
 import logging
+import re
 from collections import deque
 from typing import Any, Final
 
@@ -12,7 +13,8 @@ from zonerd.errors import ConfigurationRefused, ServiceUnavailable
 REQUEST_TIMEOUT_S: Final = 5.0
 """How long one question to the broker may take, below what a stop may take."""
 
-_KEPT_LINES: Final = 100
+_KEPT_LINES: Final = 20
+_DIGITS: Final = re.compile(r"[0-9]+")
 
 
 class Notes(logging.Handler):
@@ -26,19 +28,21 @@ class Notes(logging.Handler):
         self.connections_lost = 0
         self.last_error = ""
         self.fatal = ""
-        self.lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def on_error(self, error: KafkaError) -> None:
         """Note what librdkafka calls an error of the whole client."""
         self.last_error = error.str()
         if error.fatal():
             self.fatal = error.str()
-        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE):  # noqa: SLF001
-            self.connections_lost += 1
 
     def emit(self, line: logging.LogRecord) -> None:
-        """Note one of librdkafka's log lines."""
-        self.lines.append((line.levelno, str(line.msg) if not line.args else line.getMessage()))
+        """Note one of librdkafka's log lines, unless it says again what the last one did."""
+        text = line.getMessage()
+        if text.startswith("FAIL ") and "in state UP)" in text:
+            self.connections_lost += 1  # the error callback hears only of connections that could not be made
+        if not self.lines or _DIGITS.sub("", self.lines[-1]) != _DIGITS.sub("", text):
+            self.lines.append(text)
 
 
 def properties(kafka: config.Kafka, sasl_password: str | None, notes: Notes) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def properties(kafka: config.Kafka, sasl_password: str | None, notes: Notes) -> 
         "bootstrap.servers": kafka.bootstrap_servers,
         "error_cb": notes.on_error,
         "logger": _logger(notes),
+        "log_level": 6,
+        "log.connection.close": True,  # a lost connection is known by its line only
     }
     shared.setdefault("client.id", "zonerd")
     shared.setdefault("socket.keepalive.enable", "true")
