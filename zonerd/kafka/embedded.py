@@ -32,7 +32,9 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self._consumer.close()
 
     def make_topic(self, topic: str) -> tuple[int, ...]:
@@ -53,8 +55,10 @@ class EmbeddedBroker:
 
     def _ask(self, topic: str | None = None):  # noqa: ANN202
         try:
-            return self._producer.list_topics(topic, timeout=REQUEST_TIMEOUT_S) if topic else self._producer.list_topics(
-                timeout=REQUEST_TIMEOUT_S
+            return (
+                self._producer.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+                if topic
+                else self._producer.list_topics(timeout=REQUEST_TIMEOUT_S)
             )
         except KafkaException as error:
             raise unavailable(error) from None
