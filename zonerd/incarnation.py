@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from zonerd import config
-from zonerd.errors import ServiceUnavailable, ZonerdError
+from zonerd.errors import ANSWER_IS_NO, ServiceUnavailable, ZonerdError
 from zonerd.events import Event, Record, anchor_of, decode
 from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.reader import Reader
@@ -25,6 +25,8 @@ Mine = Callable[[int], bool]
 
 class Replaced(ZonerdError):
     """The topic of this name is not the one whose history is stored; `zonerd topic accept` goes on with it."""
+
+    exit_code = ANSWER_IS_NO
 
     def __init__(self, topic: str, causes: Sequence[str]) -> None:
         super().__init__(
