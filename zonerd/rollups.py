@@ -18,6 +18,11 @@ State = Literal["loading", "live", "stopped"]
 OTHER: Final = "(other)"
 """What everything past the cap is published as, and an event's own activity of this name too."""
 
+HARMLESS_CHANGES: Final = frozenset({"open"})
+"""Changes of the history that leave every count as it was."""
+
+LOOK_AHEAD: Final = 2
+"""Rows to read past the cap: one tells that there are more, one may be an activity called `(other)`."""
 RENEW_S: Final = 10.0
 """So often `as_of` is written again while nothing changes."""
 FOREIGN_S: Final = 30.0
@@ -81,6 +86,11 @@ class Place(NamedTuple):
     partition: int
     open: bool
     offset: int
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """What of it never changes in one history."""
+        return self.cluster_id, self.topic, self.partition
 
     @property
     def label(self) -> str:
@@ -168,6 +178,28 @@ def fold(facts: Iterable[Fact]) -> dict[str, Mapping[str, int]]:
     return {aggregate.name: aggregate.fold(facts) for aggregate in AGGREGATES}
 
 
+def trouble(
+    cursor: Cursor, store_id: str, nonce: bytes | None, kinds: Iterable[str], ends: Mapping[int, Place]
+) -> str | None:
+    """Tell why these answers are not of this history any more, so that they must be counted anew; None if they are.
+
+    `nonce` is that of the cursor's change in the history, `kinds` are the changes behind it, `ends`
+    tells for each partition row where it ends.
+    """
+    if cursor.store_id != store_id:
+        return "another_store"
+    if cursor.change_nonce != nonce:
+        return "another_history"
+    for kind in kinds:
+        if kind not in HARMLESS_CHANGES:
+            return kind
+    for id_, place in cursor.places.items():
+        end = ends.get(id_)
+        if end is None or end.offset < place.offset or end.identity != place.identity:
+            return "another_history"
+    return None
+
+
 def capped(ranking: Ranking, events: int, limit: int) -> Ranking:
     """Keep the `limit` most frequent names of a ranking; `events` in all, the rest in `(other)`, last."""
     named = [(name, count) for name, count in ranking if name != OTHER][:limit]
@@ -241,10 +273,10 @@ def need(shown: AsOf | None, ours: Snapshot, state: State, now_ms: int) -> Need:
         return Need("held", behind)
     if ours.resend:
         return Need("full", "rebuilt")
-    if not known:
-        return Need("full", "unknown" if shown.rollups == ours.rollups_id else "taken_over")
     if shown.state == "loading":
         return Need("full", "loading")
+    if not known:
+        return Need("full", "unknown" if shown.rollups == ours.rollups_id else "taken_over")
     if shown.fold != ours.fold or shown.store != ours.cursor.store_id:
         return Need("ordinary")
     return Need("nothing" if shown.state == state and 0 <= age_s < RENEW_S else "renew")

@@ -49,7 +49,7 @@ insert or replace into places
 values (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: left_over
-select generation from cursors, answers
+select cursors.generation from cursors, answers
 where cursors.generation <> answers.generation and cursors.generation is not answers.building limit 1;
 
 -- name: cut_places

@@ -59,6 +59,10 @@ class Answers:
     ) -> None:
         self._connection.close()
 
+    def hurry(self, wait_ms: int) -> None:
+        """Wait no longer than this for another process' transaction from now on."""
+        self._connection.set_busy_timeout(wait_ms)
+
     # Folding
 
     def work(self) -> Work:
@@ -178,8 +182,8 @@ class Answers:
             return None
         fold, store_id, change_seq, change_nonce, corrections, events = rows[0]
         places = {
-            id_: Place(id_, *place, bool(open_), offset)
-            for id_, *place, open_, offset in self._rows("places", generation)
+            id_: Place(id_, cluster_id, topic, topic_id, partition, bool(open_), offset)
+            for id_, cluster_id, topic, topic_id, partition, open_, offset in self._rows("places", generation)
         }
         return fold, Cursor(store_id, change_seq, change_nonce, corrections, events, places)
 

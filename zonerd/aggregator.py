@@ -1,0 +1,277 @@
+"""The aggregator: events.db → rollups.db → Redis, each event counted exactly once."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from zonerd import metrics, rollups
+from zonerd.cache import Cache
+from zonerd.config import Config
+from zonerd.errors import Overtaken, ServiceUnavailable, StoreUnavailable
+from zonerd.health import Readiness
+from zonerd.log import Limited, Log, Progress
+from zonerd.publisher import Publisher, Withheld
+from zonerd.rollups import Cursor, Fact, Place, State
+from zonerd.shutdown import Shutdown
+from zonerd.store.answers import Answers
+from zonerd.store.database import EVENTS, ROLLUPS
+from zonerd.store.history import History
+from zonerd.store.lock import Lock, lock_when_free
+
+ROLE: Final = "aggregator"
+CHECKS: Final = ("lock", "store", "redis", "summary")
+
+SLICE_EVENTS: Final = 50_000
+"""One fold takes no more: so long a reader holds the WAL, and so much memory it needs."""
+
+RETRY_S: Final = 1.0
+LOCK_WAIT_S: Final = 1.0
+STOP_FOLD_S: Final = 2.0
+STOP_BUSY_MS: Final = 500
+OVERTAKEN_TRIES: Final = 10
+
+
+class Reading(NamedTuple):
+    """What one look at the history found behind a cursor: `trouble` asks for a rebuild from `cursor` on."""
+
+    cursor: Cursor
+    facts: list[Fact]
+    behind: int
+    trouble: str | None
+
+
+class Aggregator:
+    """Folds what the history has, and publishes it; holds nothing that a crash could lose."""
+
+    def __init__(self, config: Config, log: Log, history: History, answers: Answers, cache: Cache | None) -> None:
+        self._log = log
+        self._history = history
+        self._answers = answers
+        self._cache = cache
+        paths = [config.data_dir / kind.name for kind in (EVENTS, ROLLUPS)]
+        self._files = {path: _identity(path) for path in paths}
+        self._publisher = Publisher(answers, config.aggregator.max_activities, log)
+        self._interval_s = config.aggregator.interval_s
+        self._checked = False
+        self._due_at = 0.0
+        self._behind = 0
+        self._fold = 0
+        self.folded = 0
+
+    def fold(self) -> bool:
+        """Count the next slice of the history; True while more is stored than is counted.
+
+        The order is the contract: the cursor is read, then one state of the history (its changes
+        first, then a slice), then counts and cursor move in one transaction, only if nobody else has
+        moved the cursor. Raises Overtaken if somebody has, and StoreUnavailable.
+        """
+        self._refuse_replaced_files()
+        work = self._answers.work()
+        reading = read_on(self._history, work.cursor)
+        self._fold = work.fold
+        if reading.trouble is not None:
+            self._answers.begin_rebuild(work, reading.cursor)
+            self._note_rebuild(reading, work.cursor)
+            return True
+        caught_up = reading.behind == 0
+        if reading.cursor != work.cursor or (work.rebuilding and caught_up):
+            swap = work.rebuilding and caught_up
+            self._answers.advance(work, reading.cursor, rollups.fold(reading.facts), swap=swap)
+            self._note_folded(work.fold + 1, reading, swap)
+        self._behind = reading.behind
+        return not caught_up or self._answers.cut_left_over()
+
+    def publish(self, state: State = "live") -> None:
+        """Bring Redis up to the answers; raises Withheld, Overtaken, ServiceUnavailable and StoreUnavailable."""
+        if self._cache is None:
+            return
+        try:
+            if not self._checked:
+                if warning := self._cache.check():
+                    self._log.warning("eviction_policy", reason=warning)
+                self._checked = True
+            self._publisher.publish(self._cache, state)
+        except ServiceUnavailable:
+            self._checked = False
+            metrics.AGGREGATOR_PUBLISHES.labels("failed").inc()
+            raise
+
+    def publish_if_due(self) -> bool:
+        """Publish, unless Redis has it all, or an attempt was just made; True if it was, and Redis has it all now."""
+        now = time.monotonic()
+        if now < self._due_at or not self._publisher.is_due(self._fold):
+            return False
+        self._due_at = now + self._interval_s * (self._behind > 0)
+        try:
+            self.publish()
+        except (ServiceUnavailable, Withheld):
+            self._due_at = time.monotonic() + RETRY_S
+            raise
+        return True
+
+    def finish(self) -> None:
+        """Fold what is stored, as far as 2 s allow, and let Redis say in one attempt that we have stopped."""
+        deadline = time.monotonic() + STOP_FOLD_S
+        self._answers.hurry(STOP_BUSY_MS)
+        try:
+            while self.fold() and time.monotonic() < deadline:
+                pass
+            if self._cache is not None:
+                with self._cache.hurried() as cache:
+                    self._publisher.publish(cache, "stopped")
+        except (ServiceUnavailable, Withheld, Overtaken) as error:
+            self._log.warning("not_ready", check="stop", reason=f"not published at the stop: {error}")
+
+    def progress(self) -> dict[str, object]:
+        """Give how many events were folded since the start, and how many offsets are still ahead."""
+        return {"folded": self.folded, "behind": self._behind, "fold": self._fold}
+
+    def _refuse_replaced_files(self) -> None:
+        for path, identity in self._files.items():
+            if _identity(path) != identity:
+                raise StoreUnavailable(f"{path}: another file than the one that was opened")
+
+    def _note_folded(self, fold: int, reading: Reading, swap: bool) -> None:
+        self._fold = fold
+        self.folded += len(reading.facts)
+        metrics.AGGREGATOR_FOLDED.inc(len(reading.facts))
+        self._log.debug("folded", fold=fold, events=len(reading.facts), behind=reading.behind)
+        if swap:
+            self._log.info("rebuild_finished", fold=fold, events=reading.cursor.events)
+
+    def _note_rebuild(self, reading: Reading, old: Cursor | None) -> None:
+        if old is not None and reading.trouble in ("another_store", "another_history"):
+            self._log.warning("another_store", reason=reading.trouble, was=old.store_id, now=reading.cursor.store_id)
+        self._log.info("rebuild_started", reason=reading.trouble)
+
+
+def read_on(history: History, cursor: Cursor | None) -> Reading:
+    """Look at one state of the history: changes first, then a slice of events behind the cursor."""
+    with history.snapshot():
+        partitions = history.partitions()
+        ends = {
+            row.id: Place(row.id, row.cluster_id, row.topic, row.topic_id, row.partition, row.open, row.next_offset)
+            for row in partitions
+        }
+        if cursor is None:
+            cursor = _fresh(history)
+        changes = history.changes_after(cursor.change_seq)
+        nonce = history.nonce_of_change(cursor.change_seq)
+        trouble = rollups.trouble(cursor, history.store_id, nonce, [change.kind for change in changes], ends)
+        if trouble is not None:
+            return Reading(_fresh(history), [], 1, trouble)
+        starts = {
+            row.id: cursor.places[row.id].offset if row.id in cursor.places else row.first_offset for row in partitions
+        }
+        facts, places = _slice(history, starts, ends)
+    if changes:
+        cursor = cursor._replace(change_seq=changes[-1].seq, change_nonce=changes[-1].nonce)
+    cursor = cursor._replace(events=cursor.events + len(facts), places=places)
+    return Reading(cursor, facts, sum(ends[id_].offset - place.offset for id_, place in places.items()), None)
+
+
+def _fresh(history: History) -> Cursor:
+    """Give the cursor before the first event, behind all changes that there are."""
+    changes = history.changes_after(0)
+    seq, nonce = (changes[-1].seq, changes[-1].nonce) if changes else (0, None)
+    return Cursor(history.store_id, seq, nonce, history.taken_back(seq), 0, {})
+
+
+def _slice(history: History, starts: dict[int, int], ends: dict[int, Place]) -> tuple[list[Fact], dict[int, Place]]:
+    """Take events of all partitions that have some, in fair shares; a partition without more is at its end."""
+    offsets = dict(starts)
+    facts: list[Fact] = []
+    behind = [id_ for id_, end in ends.items() if offsets[id_] < end.offset]
+    while behind and len(facts) < SLICE_EVENTS:
+        share = max(1, (SLICE_EVENTS - len(facts)) // len(behind))
+        for id_ in behind[: SLICE_EVENTS - len(facts)]:
+            taken = history.facts_from(id_, offsets[id_], share)
+            facts += taken
+            offsets[id_] = taken[-1][0] + 1 if len(taken) == share else ends[id_].offset
+        behind = [id_ for id_ in behind if offsets[id_] < ends[id_].offset]
+    return facts, {id_: end._replace(offset=offsets[id_]) for id_, end in ends.items()}
+
+
+def run(config: Config, password: str | None, log: Log, shutdown: Shutdown) -> None:
+    """Fold and publish until a stop is requested; a missing lock, history, disk or Redis is waited for, not ready."""
+    readiness = Readiness(log, CHECKS)
+    log.info("started", data_dir=config.store.data_dir)
+    with lock_when_free(config.data_dir, ROLE, readiness, shutdown) as locked:
+        while locked and not shutdown.requested:
+            try:
+                with aggregating(config, password, log, lambda: shutdown.requested) as aggregator:
+                    _aggregate(aggregator, readiness, shutdown, config, log)
+            except StoreUnavailable as error:  # nothing was written; begin again with what is there
+                readiness.fail("store", error.reason)
+                shutdown.wait(RETRY_S)
+    log.info("stopped", orphaned=shutdown.orphaned)
+
+
+def _aggregate(aggregator: Aggregator, readiness: Readiness, shutdown: Shutdown, config: Config, log: Log) -> None:
+    progress = Progress(log, config.log.progress_s)
+    limited = Limited()
+    while not shutdown.requested:
+        more = False
+        try:
+            more = aggregator.fold()
+            readiness.hold("store")
+            if aggregator.publish_if_due():
+                readiness.hold("redis")
+                readiness.hold("summary")
+        except Overtaken as error:
+            limited.warning(log, "overtaken", str(error))
+        except Withheld as error:
+            readiness.hold("redis")
+            readiness.fail("summary", str(error))
+            if error.kind == "foreign":
+                limited.warning(log, "another_store", str(error))
+        except StoreUnavailable:
+            raise
+        except ServiceUnavailable as error:
+            if not shutdown.requested:
+                readiness.fail(error.service, error.reason)
+        progress.tick(aggregator.progress)
+        if not more:
+            shutdown.wait(config.aggregator.interval_s)
+    log.info("stop_requested")
+    aggregator.finish()
+
+
+def catch_up(config: Config, password: str | None, log: Log) -> int:
+    """Fold and publish all that is stored, and give how many events were folded; nothing is waited for.
+
+    Raises LockHeld, StoreUnavailable, ServiceUnavailable and Withheld.
+    """
+    with Lock(config.data_dir, ROLE, LOCK_WAIT_S), aggregating(config, password, log) as aggregator:
+        for _ in range(OVERTAKEN_TRIES):
+            try:
+                while aggregator.fold():
+                    pass
+                aggregator.publish("stopped")
+            except Overtaken:
+                continue
+            return aggregator.folded
+        raise ServiceUnavailable("redis", "another process writes the same answers all the time")
+
+
+@contextmanager
+def aggregating(
+    config: Config, password: str | None, log: Log, interrupted: Callable[[], bool] = lambda: False
+) -> Iterator[Aggregator]:
+    """Open the history, the answers and Redis, and close them in reverse order."""
+    with History.open_reader(config.data_dir) as history, Answers.open_writer(config.data_dir) as answers:
+        if not config.redis.enabled:
+            yield Aggregator(config, log, history, answers, None)
+            return
+        with Cache(config.redis, password, interrupted) as cache:
+            yield Aggregator(config, log, history, answers, cache)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        file = path.stat()
+    except FileNotFoundError:
+        return None
+    return file.st_dev, file.st_ino
