@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """What an accepted record says; `properties` is the JSON of all other fields, None without any."""
 
     user_id: int | str
@@ -83,6 +83,10 @@ class Gap(NamedTuple):
     reason: GapReason
 
 
+EventRow = tuple[int, int | str, str, int, int, str | None]
+"""An event as it is kept: offset, user_id, activity, timestamp_ms, logged_ms (Kafka's timestamp), properties."""
+
+
 class Standing(NamedTuple):
     """How far one partition is read, and where the broker's log of it now begins."""
 
@@ -96,7 +100,7 @@ class Slice(msgspec.Struct, gc=False):
     partition: int
     expected_offset: int
     next_offset: int
-    events: list[tuple[int, int | str, str, int, int, str | None]] = []
+    events: list[EventRow] = []
     dead_letters: list[tuple[Record, DeadLetter]] = []
     gaps: list[Gap] = []
     last: Record | None = None
@@ -143,9 +147,17 @@ def decode(value: bytes | None, max_bytes: int) -> Event | DeadLetter:
     try:
         if value is not None and len(value) <= max_bytes:
             wire = _decode_wire(value)
-            return Event(
-                _user_id(wire.user_id), _activity(wire.activity), _timestamp_ms(wire.timestamp), None
-            )
+            user_id, activity, timestamp = wire.user_id, wire.activity, wire.timestamp
+            # The common values are let through here, without a call: this runs for every event.
+            if type(user_id) is not int or not _INT64_MIN <= user_id <= _INT64_MAX:
+                user_id = _user_id(user_id)
+            if not (0 < len(activity) <= MAX_ACTIVITY_CHARACTERS and activity.isprintable()):
+                activity = _activity(activity)
+            if type(timestamp) is str or not 0 <= timestamp < MAX_TIMESTAMP_S:  # type: ignore[operator]
+                timestamp_ms = _timestamp_ms(timestamp)
+            else:
+                timestamp_ms = math.floor(timestamp * 1000 + 0.0005)  # type: ignore[operator]
+            return Event(user_id, activity, timestamp_ms, None)
     except _MALFORMED:
         pass  # other fields, or not an event: the careful way below tells which
     except _Rejected as rejected:
@@ -154,6 +166,11 @@ def decode(value: bytes | None, max_bytes: int) -> Event | DeadLetter:
         return _decode_carefully(value, max_bytes)
     except _Rejected as rejected:
         return rejected.letter
+
+
+def row_of(record: Record, event: Event) -> EventRow:
+    """Give the row that keeps this event of this record."""
+    return (record.offset, event.user_id, event.activity, event.timestamp_ms, record.timestamp_ms, event.properties)
 
 
 def anchor_of(record: Record) -> Anchor:
@@ -182,16 +199,17 @@ def sort_out(
     slices: dict[int, Slice] = {}
     for record in records:
         piece = slices.get(record.partition) or _begin(slices, record.partition, standings)
-        if piece is None or record.offset < piece.next_offset:
+        offset = record.offset
+        if piece is None or offset < piece.next_offset:
             continue
-        _step_to(piece, record.offset, standings)
+        if offset > piece.next_offset:
+            _step_to(piece, offset, standings)
         verdict = decode(record.value, max_bytes)
         if type(verdict) is Event:
-            user_id, activity, timestamp_ms, properties = verdict
-            piece.events.append((record.offset, user_id, activity, timestamp_ms, record.timestamp_ms, properties))
+            piece.events.append(row_of(record, verdict))
         else:
             piece.dead_letters.append((record, verdict))
-        piece.next_offset = record.offset + 1
+        piece.next_offset = offset + 1
         piece.last = record
     for partition, end in ends.items():
         piece = slices.get(partition) or _begin(slices, partition, standings)

@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 
 from zonerd import config
 from zonerd.errors import ANSWER_IS_NO, ServiceUnavailable, ZonerdError
-from zonerd.events import Event, Record, anchor_of, decode
+from zonerd.events import Event, EventRow, Record, anchor_of, decode, row_of
 from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.reader import Reader
 from zonerd.log import Log
-from zonerd.store.history import DeadLetterRow, EventRow, History, Partition
+from zonerd.store.history import DeadLetterRow, History, Partition
 
 SHORTER_FOR_S: Final = 3.0
 """How long a log must end below our position before we believe it: a new leader's high watermark may lag."""
@@ -250,8 +250,6 @@ def equals(record: Record, stored: EventRow | DeadLetterRow) -> bool:
     one then; a dead letter must have its key, bytes and Kafka timestamp.
     """
     verdict = decode(record.value, sys.maxsize)
-    if isinstance(verdict, Event):
-        user_id, activity, timestamp_ms, properties = verdict
-        if stored == (record.offset, user_id, activity, timestamp_ms, record.timestamp_ms, properties):
-            return True
+    if isinstance(verdict, Event) and stored == row_of(record, verdict):
+        return True
     return (stored[0], *stored[3:]) == (record.offset, record.key, record.value, record.timestamp_ms)

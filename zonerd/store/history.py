@@ -13,11 +13,8 @@ from typing import Any, Final, NamedTuple, Self
 import apsw
 
 from zonerd.errors import StoreUnavailable
-from zonerd.events import Anchor, Gap, Slice, anchor_of
+from zonerd.events import Anchor, EventRow, Gap, Slice, anchor_of
 from zonerd.store.database import EVENTS, open_reader, open_writer, queries, transaction, translated
-
-EventRow = tuple[int, int | str, str, int, int, str | None]
-"""offset, user_id, activity, timestamp_ms, logged_ms, properties."""
 
 DeadLetterRow = tuple[int, str, str, bytes | None, bytes | None, int]
 """offset, reason, detail, key, payload, logged_ms."""
