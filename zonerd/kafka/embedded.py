@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import ClusterMetadata
 
 from zonerd.errors import ServiceUnavailable
 from zonerd.kafka.connection import REQUEST_TIMEOUT_S, unavailable
@@ -53,7 +54,7 @@ class EmbeddedBroker:
                 raise unavailable(error) from None
         return ends
 
-    def _ask(self, topic: str | None = None):  # noqa: ANN202
+    def _ask(self, topic: str | None = None) -> ClusterMetadata:
         try:
             return (
                 self._producer.list_topics(topic, timeout=REQUEST_TIMEOUT_S)

@@ -1,0 +1,111 @@
+"""What supervisord is given to read, and what it makes of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from zonerd import config, supervise
+from zonerd.errors import Refused
+
+CLONE = Path(__file__).parents[2]
+WEIRD = "50% [a] #x ;y 'q' \"d\""
+"""Each of these means something to supervisord, to its ini files, to glob or to a shell."""
+
+
+def load(folder: Path, *overrides: str) -> config.Config:
+    return config.load(None, {}, [f"store.data_dir={folder}", *overrides]).config
+
+
+def options(place: supervise.Place, command: list[str]) -> supervise._Options:
+    return supervise._Options(place, command)
+
+
+def programs(opts: supervise._Options) -> dict[str, object]:
+    return {f"{group.name}:{one.name}": one for group in opts.process_group_configs for one in group.process_configs}
+
+
+def test_the_clones_supervisord_conf_is_the_template_for_its_own_run_directory():
+    rendered = supervise.render_supervisord("%(here)s/../var/zonerd/run")
+    assert (CLONE / "etc" / "supervisord.conf").read_text(encoding="utf-8") == rendered
+
+
+def test_the_clones_supervisord_conf_listens_where_its_zonerd_toml_says():
+    settings = config.load(CLONE / "etc" / "zonerd.toml", {}, ["store.run_dir=../var/zonerd/run"]).config
+    assert supervise._listens_at(CLONE / "etc" / "supervisord.conf", supervise.socket_of(settings))
+
+
+def test_one_consumer_is_called_consumer_and_several_are_numbered(tmp_path: Path):
+    one = options(supervise.prepare(load(tmp_path / "a"), None), ["zonerd"])
+    assert set(programs(one)) == {"producer:producer", "consumer:consumer", "aggregator:aggregator"}
+    three = options(supervise.prepare(load(tmp_path / "b", "consumer.processes=3"), None), ["zonerd"])
+    found = programs(three)
+    assert [name for name in sorted(found) if name.startswith("consumer")] == [
+        "consumer:consumer-0", "consumer:consumer-1", "consumer:consumer-2",
+    ]  # fmt: skip
+    assert found["consumer:consumer-2"].command == "zonerd consumer --process-number 2"
+    assert found["consumer:consumer-2"].stdout_logfile == str(tmp_path / "b" / "log" / "consumer-2.log")
+
+
+def test_they_stop_one_after_another_the_producer_first(tmp_path: Path):
+    opts = options(supervise.prepare(load(tmp_path), None), ["zonerd"])
+    groups = sorted(opts.process_group_configs, key=lambda group: -group.priority)
+    assert [group.name for group in groups] == ["producer", "consumer", "aggregator"]
+    assert all(one.killasgroup and one.stopwaitsecs == 10 for one in programs(opts).values())
+
+
+def test_a_path_may_hold_what_means_something_to_supervisord(tmp_path: Path):
+    folder = tmp_path / WEIRD
+    place = supervise.prepare(load(folder), None)
+    command = ["/opt/py 3%d/python", "-m", "zonerd", "-c", str(folder / "zonerd.toml"), "-X", "kafka.topic=100%"]
+    found = programs(options(place, command))
+    words = supervise.shlex.split(found["producer:producer"].command)
+    assert words == [*command, "producer"]
+    assert found["producer:producer"].stdout_logfile == str(folder / "log" / "producer.log")
+    assert options(place, command).serverurl == f"unix://{supervise.socket_of(load(folder))}"
+
+
+def test_children_are_told_who_supervises_them(tmp_path: Path):
+    opts = options(supervise.prepare(load(tmp_path), None), ["zonerd"])
+    assert {one.environment["ZONERD_SUPERVISED"] for one in programs(opts).values()} == {str(os.getpid())}
+
+
+def test_a_supervisord_conf_beside_the_configuration_is_used_when_it_listens_at_our_socket(tmp_path: Path):
+    beside = tmp_path / "supervisord.conf"
+    beside.write_text(supervise.render_supervisord("%(here)s/run"), encoding="utf-8")
+    assert supervise.prepare(load(tmp_path), tmp_path / "zonerd.toml").conf == beside
+    elsewhere = load(tmp_path / "other")
+    assert supervise.prepare(elsewhere, tmp_path / "zonerd.toml").conf == elsewhere.run_dir / "supervisord.conf"
+
+
+def test_a_line_in_that_file_wins_over_the_rendered_program_and_its_own_programs_stay(tmp_path: Path):
+    beside = tmp_path / "supervisord.conf"
+    mine = "[program:consumer]\nstopwaitsecs = 33\n[program:mine]\ncommand = sleep 5\n"
+    beside.write_text(supervise.render_supervisord("%(here)s/run") + mine, encoding="utf-8")
+    found = programs(options(supervise.prepare(load(tmp_path), tmp_path / "zonerd.toml"), ["zonerd"]))
+    assert found["consumer:consumer"].stopwaitsecs == 33
+    assert found["consumer:consumer"].command == "zonerd consumer --process-number 0"
+    assert found["mine:mine"].command == "sleep 5"
+
+
+def test_a_supervisord_conf_that_is_none_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "supervisord.conf").write_text("nonsense", encoding="utf-8")
+    with pytest.raises(Refused, match=r"supervisord\.conf"):
+        supervise.prepare(load(tmp_path), tmp_path / "zonerd.toml")
+    (tmp_path / "supervisord.conf").write_text(
+        supervise.render_supervisord("%(here)s/run") + "[program:x]\nnumprocs = many\n", encoding="utf-8"
+    )
+    place = supervise.prepare(load(tmp_path), tmp_path / "zonerd.toml")
+    with pytest.raises(Refused, match=r"supervisord\.conf"):
+        options(place, ["zonerd"])
+
+
+def test_run_and_log_directories_are_for_their_owner_alone(tmp_path: Path):
+    before = os.umask(0)
+    try:
+        settings = load(tmp_path / "new")
+        supervise.prepare(settings, None)
+    finally:
+        os.umask(before)
+    assert settings.run_dir.stat().st_mode & 0o777 == 0o700
+    assert (settings.data_dir / "log").stat().st_mode & 0o777 == 0o700
