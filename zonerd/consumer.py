@@ -1,5 +1,6 @@
 """The consumer: Kafka → events.db, each record exactly once."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ CHECK_INTERVAL_S: Final = 5.0
 RETRY_S: Final = 1.0
 STOP_BUDGET_S: Final = 2.0
 LOCK_WAIT_S: Final = 1.0
+
+GARBAGE_THRESHOLD: Final = 100_000
+"""A batch makes thousands of objects, none of them in a cycle: looking for cycles so often cost 4 % of the CPU."""
 
 
 class Consumer:
@@ -265,6 +269,7 @@ def catch_up(config: Config, sasl_password: str | None, log: Log, number: int) -
 @contextmanager
 def consuming(config: Config, sasl_password: str | None, log: Log, number: int) -> Iterator[Consumer]:
     """Open the store and the Kafka clients of consumer `number`, and close them in reverse order."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     with (
         History.open_writer(config.data_dir) as history,
         Cluster(config.kafka, sasl_password) as cluster,

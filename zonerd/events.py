@@ -206,7 +206,9 @@ def sort_out(
             _step_to(piece, offset, standings)
         verdict = decode(record.value, max_bytes)
         if type(verdict) is Event:
-            piece.events.append(row_of(record, verdict))
+            piece.events.append(
+                (offset, verdict.user_id, verdict.activity, verdict.timestamp_ms, record.timestamp_ms, verdict.properties)
+            )
         else:
             piece.dead_letters.append((record, verdict))
         piece.next_offset = offset + 1
