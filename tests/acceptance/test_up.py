@@ -1,0 +1,248 @@
+"""`zonerd up` and `zonerd ctl`, with a broker in this process's memory and no Redis."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from zonerd.kafka.embedded import EmbeddedBroker
+
+ZONERD = [sys.executable, "-m", "zonerd"]
+CLONE = Path(__file__).parents[2]
+
+
+class Supervised:
+    """One `zonerd up` and what it started."""
+
+    def __init__(self, folder: Path, broker: EmbeddedBroker, *overrides: str) -> None:
+        self.folder = folder
+        self.out = folder / "up.out"
+        self.config_file = folder / "zonerd.toml"
+        self.config_file.write_text(
+            f'[store]\ndata_dir = "."\n[kafka]\nbootstrap_servers = "{broker.bootstrap_servers}"\n'
+            '[redis]\nenabled = false\n[producer]\nsource = "simulate"\n',
+            encoding="utf-8",
+        )
+        self.command = [*ZONERD, "-c", str(self.config_file), *(f"-X{override}" for override in overrides)]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **environment: str) -> None:
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*self.command, "up"],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def ended(self, within_s: float = 40) -> int:
+        assert self.process is not None
+        return self.process.wait(within_s)
+
+    def ctl(self, *arguments: str) -> tuple[int, str]:
+        result = subprocess.run([*self.command, "ctl", *arguments], capture_output=True, text=True, timeout=60)
+        return result.returncode, result.stdout
+
+    def states(self) -> dict[str, str]:
+        return dict(re.findall(r"^(\S+)\s+([A-Z]+)", self.ctl("status")[1], re.MULTILINE))
+
+    def pids(self) -> dict[str, int]:
+        found = re.findall(r"^(\S+)\s+RUNNING\s+pid (\d+)", self.ctl("status")[1], re.MULTILINE)
+        return {name: int(pid) for name, pid in found}
+
+    def wait_until_running(self, count: int = 3) -> None:
+        wait_for(lambda: list(self.states().values()) == ["RUNNING"] * count, self.out)
+
+
+def wait_for(condition: Callable[[], object], said: Path, within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, said.read_text(encoding="utf-8")
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as broker:
+        broker.make_topic("user_activity")
+        yield broker
+
+
+@pytest.fixture
+def up(tmp_path: Path, broker: EmbeddedBroker) -> Iterator[Callable[..., Supervised]]:
+    started: list[Supervised] = []
+
+    def make(*overrides: str, folder: str = "data") -> Supervised:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        started.append(Supervised(tmp_path / folder, broker, *overrides))
+        return started[-1]
+
+    yield make
+    for one in started:
+        if one.process is not None and one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+def test_it_says_where_it_stands_runs_all_three_and_stops_them_in_order_with_exit_0(up: Callable[..., Supervised]):
+    one = up(folder="with space 50%")
+    one.start()
+    one.wait_until_running()
+    pids = one.pids()
+    os.kill(one.pid, signal.SIGTERM)
+    assert one.ended() == 0
+    said = one.out.read_text(encoding="utf-8")
+    assert str(one.folder) in said
+    assert "127.0.0.1:" in said
+    assert re.findall(r"stopped: (\w+) \(exit status 0\)", said) == ["producer", "consumer", "aggregator"]
+    assert not any(map(alive, pids.values()))
+    assert not (one.folder / "run" / "supervisor.sock").exists()
+
+
+def test_ctl_has_supervisorctls_verbs_and_exit_codes(up: Callable[..., Supervised]):
+    one = up()
+    assert one.ctl("status")[0] == 4
+    one.start()
+    one.wait_until_running()
+    assert one.ctl("status")[0] == 0
+    before = one.pids()
+    assert one.ctl("stop", "consumer") == (0, "consumer: stopped\n")
+    assert one.ctl("status")[0] == 3
+    assert one.states()["consumer"] == "STOPPED"
+    assert one.ctl("start", "consumer") == (0, "consumer: started\n")
+    assert one.ctl("restart", "aggregator")[0] == 0
+    after = one.pids()
+    assert after["producer"] == before["producer"]
+    assert after["consumer"] != before["consumer"]
+    assert after["aggregator"] != before["aggregator"]
+    code, tail = one.ctl("tail", "consumer")
+    assert code == 0
+    assert '"event": "started"' in tail
+
+
+def test_plain_supervisorctl_works_with_a_clones_conf(tmp_path: Path, broker: EmbeddedBroker):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "var" / "zonerd").mkdir(parents=True)
+    conf = tmp_path / "etc" / "supervisord.conf"
+    conf.write_bytes((CLONE / "etc" / "supervisord.conf").read_bytes())
+    one = Supervised(tmp_path / "etc", broker, "store.data_dir=../var/zonerd", "store.run_dir=../var/zonerd/run")
+    one.start()
+    try:
+        one.wait_until_running()
+        plain = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(conf)]
+        result = subprocess.run([*plain, "status"], capture_output=True, text=True, timeout=30)
+        assert result.returncode == 0
+        assert result.stdout.count("RUNNING") == 3
+        for verb in ("stop", "start", "restart", "tail"):
+            assert subprocess.run([*plain, verb, "aggregator"], capture_output=True, timeout=60).returncode == 0
+        assert subprocess.run([*plain, "shutdown"], capture_output=True, timeout=30).returncode == 0
+        assert one.ended() == 0
+    finally:
+        if one.process is not None and one.process.poll() is None:
+            one.process.kill()
+
+
+def test_several_consumers_run_under_numbered_names(up: Callable[..., Supervised]):
+    one = up("consumer.processes=2")
+    one.start()
+    one.wait_until_running(4)
+    assert one.ctl("stop", "consumer:*")[0] == 0
+    states = one.states()
+    assert states["consumer:consumer-0"] == states["consumer:consumer-1"] == "STOPPED"
+    os.kill(one.pid, signal.SIGINT)
+    assert one.ended() == 0
+
+
+def test_a_second_up_over_the_same_directory_is_refused_naming_the_holder(up: Callable[..., Supervised]):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    began = time.monotonic()
+    second = subprocess.run([*one.command, "up"], capture_output=True, text=True, timeout=30)
+    assert time.monotonic() - began < 2 + 1  # a second for Python itself
+    assert second.returncode == 78
+    assert f"pid {one.pid}" in second.stderr
+
+
+def test_a_bad_configuration_is_refused_before_anything_is_made(tmp_path: Path):
+    command = [*ZONERD, "-X", f"store.data_dir={tmp_path / 'never'}", "-X", "consumer.processes=none", "up"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 78
+    assert "consumer.processes" in result.stderr
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_second_ctrl_c_kills_at_once_even_what_hangs(up: Callable[..., Supervised]):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    pids = one.pids()
+    os.kill(pids["producer"], signal.SIGSTOP)
+    os.kill(one.pid, signal.SIGINT)
+    wait_for(lambda: "waiting for" in one.out.read_text(encoding="utf-8"), one.out)
+    time.sleep(0.3)  # closer together they are one request
+    os.kill(one.pid, signal.SIGINT)
+    assert one.ended(3) == 130
+    assert not any(map(alive, pids.values()))
+
+
+def test_two_signals_at_the_same_moment_are_one_request(up: Callable[..., Supervised]):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    os.kill(one.pid, signal.SIGTERM)
+    os.kill(one.pid, signal.SIGINT)
+    assert one.ended() == 0
+
+
+def test_a_killed_supervisord_leaves_no_orphan(up: Callable[..., Supervised]):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    pids = one.pids()
+    os.kill(one.pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, pids.values())), one.out, within_s=15)
+    one.start()
+    one.wait_until_running()
+    os.kill(one.pid, signal.SIGTERM)
+    assert one.ended() == 0
+
+
+def test_a_closed_terminal_is_a_stop(up: Callable[..., Supervised]):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    os.kill(one.pid, signal.SIGHUP)
+    assert one.ended() == 0
+
+
+def test_it_stops_when_whoever_started_it_is_gone(up: Callable[..., Supervised]):
+    one = up()
+    one.start(ZONERD_SUPERVISED="1")  # a foreign supervisor: whoever is the parent at the start
+    one.wait_until_running()
+    os.kill(one.pid, signal.SIGTERM)
+    assert one.ended() == 0
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        one.start(ZONERD_SUPERVISED=str(other.pid))  # not our parent: as if it had gone at once
+        other.kill()
+    assert one.ended() == 0
+    assert "gone" in one.out.read_text(encoding="utf-8")
