@@ -72,7 +72,7 @@ from events where partition_id = ? and offset >= ? order by offset limit ?;
 select count(*) from changes where seq <= ? and kind = 'take_back';
 
 -- name: check_total
-select activity, count(*) from events where partition_id = ? and offset < ? group by activity;
+select activity, count(*) from events where partition_id = ? and offset >= ? and offset < ? group by activity;
 
 -- name: dead_letters_from
 select offset, reason, detail, key, payload, logged_ms

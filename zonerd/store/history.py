@@ -91,6 +91,11 @@ class History:
 
     # Appending
 
+    def check_writable(self) -> None:
+        """Raise StoreUnavailable where a write could not even begin: locked, or read-only."""
+        with transaction(self._connection):
+            pass
+
     def append(self, slices: Sequence[Slice], ids: Mapping[int, int]) -> list[int]:
         """Store all of these slices in one durable transaction; give the partitions that were fenced off.
 
@@ -147,6 +152,8 @@ class History:
 
     def give_topic_id(self, ids: Sequence[int], topic_id: str) -> None:
         """Note the id of a topic whose broker had told none before."""
+        if not ids:
+            return
         with transaction(self._connection):
             for id_ in ids:
                 self._connection.execute(self._sql["give_topic_id"], {"id": id_, "topic_id": topic_id})
@@ -216,9 +223,9 @@ class History:
         """Tell how many of the changes up to this one took events back."""
         return int(self._read("taken_back", seq)[0][0])
 
-    def count_afresh(self, check: str, id_: int, offset: int) -> list[tuple[str, int]]:
-        """Count the events of a partition below this offset with one of the aggregates' `check` statements."""
-        return self._read(check, id_, offset)
+    def count_afresh(self, check: str, id_: int, first: int, end: int) -> list[tuple[str, int]]:
+        """Count the events of a partition from `first` to below `end` with one of the aggregates' `check` statements."""
+        return self._read(check, id_, first, end)
 
     def dead_letters_from(self, id_: int, offset: int, limit: int) -> list[DeadLetterRow]:
         """Give at most `limit` dead letters of a partition from this offset on, in order."""
