@@ -63,6 +63,7 @@ class Consumer:
 
     def step(self) -> None:
         """Take one batch and store it; raises ServiceUnavailable, StoreUnavailable or Replaced."""
+        self._refuse_full_disk()
         if self._incarnation is None:
             self._recognise()
         taken = self._reader.take(self._config.consumer.batch_events, self._config.consumer.batch_wait_s)
@@ -71,6 +72,7 @@ class Consumer:
             return
         self._store(sort_out(taken.records, taken.ends, self._standings(), self._config.consumer.max_event_bytes))
         self._answer(taken)
+        self._reader.commit()
         self._check()
 
     def forget(self) -> None:
@@ -95,11 +97,13 @@ class Consumer:
         self._reader.finish(STOP_BUDGET_S)
 
     def _recognise(self) -> None:
+        self._history.check_writable()
         self._connections_lost = self._reader.notes.connections_lost
         self._incarnation, self._rows = self._topic.recognise()
         self._next = {partition: row.next_offset for partition, row in self._rows.items()}
         self._confirmed = {partition: row.confirmed_offset for partition, row in self._rows.items()}
         self._reader.assign({p: offset for p, offset in self._next.items() if not self.stalls.resting(p)})
+        self._reader.note_stored(self._next)
         self._noted = {}
         self._log.info("partitions_assigned", partitions=sorted(self._next), next=self._next)
 
@@ -109,7 +113,7 @@ class Consumer:
     def _store(self, slices: list[Slice]) -> None:
         if not slices:
             return
-        self._refuse_full_disk()
+        self._refuse_expired(slices)
         ids = {partition: row.id for partition, row in self._rows.items()}
         fenced = self._history.append(slices, ids)
         for piece in slices:
@@ -117,13 +121,22 @@ class Consumer:
                 self._note_fenced(piece)
             else:
                 self._note_stored(piece)
-        self._reader.commit({p.partition: p.next_offset for p in slices if p.partition not in fenced})
+        self._reader.note_stored({p.partition: p.next_offset for p in slices if p.partition not in fenced})
 
     def _refuse_full_disk(self) -> None:
         disk = os.statvfs(self._config.store.data_dir)
         free = disk.f_bavail * disk.f_frsize
         if free < self._config.store.min_free_bytes:
-            raise StoreUnavailable(f"{free} bytes free on the disk, below store.min_free_bytes")
+            raise StoreUnavailable("less is free on the disk than store.min_free_bytes")
+
+    def _refuse_expired(self, slices: list[Slice]) -> None:
+        if self._config.consumer.on_expired_offsets == "record":
+            return
+        for piece in slices:
+            expired = sum(gap.last_offset - gap.first_offset + 1 for gap in piece.gaps if gap.reason == "expired")
+            if expired:
+                cause = f"partition {piece.partition}: {expired} records expired before they were read"
+                raise ServiceUnavailable("kafka", f"{cause}, and consumer.on_expired_offsets is stop")
 
     def _note_stored(self, piece: Slice) -> None:
         topic, partition = self._config.kafka.topic, str(piece.partition)
@@ -139,7 +152,8 @@ class Consumer:
             self._limited.warning(self._log, "dead_letter_stored", letter.reason, **place)
         for gap in piece.gaps:
             metrics.CONSUMER_GAPS.labels(topic, partition, gap.reason).inc(gap.last_offset - gap.first_offset + 1)
-            self._log.info("gap_recorded", partition=piece.partition, **gap._asdict())
+            say = self._log.warning if gap.reason == "expired" else self._log.debug  # a marker ends each transaction
+            say("gap_recorded", partition=piece.partition, **gap._asdict())
 
     def _note_fenced(self, piece: Slice) -> None:
         metrics.CONSUMER_FENCED.inc()
@@ -150,8 +164,11 @@ class Consumer:
         """Act on what went wrong where: retention, another topic, or a partition that cannot be read."""
         for partition in taken.out_of_range:
             self._step_over_expired(partition)
+        for partition in taken.ends:
+            self.stalls.moved(partition)
         for partition, cause in taken.troubled.items():
-            self.stalls.failed(partition, cause)
+            if partition in self._next:
+                self.stalls.failed(partition, cause)
         if taken.troubled:
             self.forget()
             raise ServiceUnavailable("kafka", "; ".join(sorted(set(taken.troubled.values()))))
@@ -159,15 +176,13 @@ class Consumer:
     def _step_over_expired(self, partition: int) -> None:
         """Compare the store's position with the log's ends: below is retention, above is another topic."""
         self.forget()
-        low, next_offset = self._cluster.watermarks(partition).low, self._next[partition]
-        if next_offset >= low:
-            return
-        if self._config.consumer.on_expired_offsets == "stop":
-            raise ServiceUnavailable(
-                "kafka", f"partition {partition}: {low - next_offset} records expired before they were read"
-            )
-        gap = Gap(next_offset, low - 1, "expired")
-        self._store([Slice(partition, next_offset, low, gaps=[gap])])
+        marks, next_offset = self._cluster.watermarks(partition), self._next[partition]
+        if next_offset < marks.low:
+            gap = Gap(next_offset, marks.low - 1, "expired")
+            self._store([Slice(partition, next_offset, marks.low, gaps=[gap])])
+        elif next_offset <= marks.high:
+            cause = f"offset {next_offset} is called out of range, between {marks.low} and {marks.high}"
+            raise ServiceUnavailable("kafka", f"partition {partition}: {cause}")
 
     def _check(self) -> None:
         """Every CHECK_INTERVAL_S: is it still the same topic, has it new partitions, does each one move?"""
@@ -190,7 +205,7 @@ class Consumer:
             return
         noted, self._noted = self._noted, {}
         if now != known:
-            if now.topic_id == known.topic_id:
+            if {*now.partitions} > {*known.partitions} and now.topic_id == known.topic_id:
                 self._log.info("partitions_added", partitions=sorted({*now.partitions} - {*known.partitions}))
             self.forget()
             return
@@ -206,6 +221,7 @@ class Consumer:
             metrics.CONSUMER_COMMIT_ERRORS.labels(error.name()).inc()
             self._limited.warning(self._log, event, error.str(), group=self._config.kafka.group_id)
         self._reader.commit_errors.clear()
+        self._cluster.listen()
         for notes in (self._reader.notes, self._cluster.notes):
             while notes.lines:
                 self._limited.warning(self._log, "kafka_client", notes.lines.popleft())

@@ -129,16 +129,18 @@ class Topic:
         self.take_over(found, strangers)
 
     def _find(self) -> Incarnation:
-        found = self._cluster.incarnation()
+        found, topic = self._cluster.incarnation(), self._kafka.topic
         if found is not None:
             return found
+        if self._consumer.on_topic_recreated == "stop" and any(row.open for row in self._history.partitions(topic)):
+            raise ServiceUnavailable("kafka", f"topic {topic} is gone; its history is kept, and it is not made again")
         if not self._kafka.create_topic:
-            raise ServiceUnavailable("kafka", f"there is no topic {self._kafka.topic}, and kafka.create_topic is false")
+            raise ServiceUnavailable("kafka", f"there is no topic {topic}, and kafka.create_topic is false")
         self._cluster.create_topic()
         deadline = time.monotonic() + 1
         while (found := self._cluster.incarnation()) is None:
             if time.monotonic() > deadline:
-                raise ServiceUnavailable("kafka", f"topic {self._kafka.topic} was made, but is not there yet")
+                raise ServiceUnavailable("kafka", f"topic {topic} was made, but is not there yet")
             time.sleep(0.05)
         return found
 
@@ -146,7 +148,8 @@ class Topic:
         return [
             row
             for row in self._history.partitions(found.topic)
-            if row.open and (row.cluster_id, row.topic_id) == (found.cluster_id, found.topic_id)
+            if row.open
+            and (row.cluster_id, row.topic_id) == (found.cluster_id, found.topic_id)
             and self._mine(row.partition)
         ]
 
@@ -155,7 +158,7 @@ class Topic:
         present = {
             row.partition
             for row in self._history.partitions(found.topic)
-            if row.open and (row.cluster_id, row.topic_id) == (found.cluster_id, found.topic_id)
+            if row.open  # even of another life: whoever looks after that partition replaces it
         }
         new = [partition for partition in found.partitions if partition not in present]
         if not new:
@@ -188,8 +191,6 @@ class Topic:
             if anchor_of(answer) == row.anchor:
                 return Verdict(same=True)
             return Verdict(same=False, other=f"{place} has another record at offset {answer.offset}")
-        if isinstance(answer, Record) and answer.offset < row.next_offset:
-            return Verdict(same=False)
         while (end := self._cluster.watermarks(row.partition).high) < row.next_offset:
             if time.monotonic() >= deadline:
                 return Verdict(same=False, other=f"{place} ends at {end}, below our {row.next_offset}")
@@ -205,9 +206,7 @@ class Topic:
             if same_life and not earlier.open and earlier.partition == row.partition and self._agrees(earlier):
                 return earlier
         low = self._cluster.watermarks(row.partition).low
-        return Partition(
-            0, found.cluster_id, found.topic, found.topic_id, row.partition, low, low, low, None, None
-        )
+        return Partition(0, found.cluster_id, found.topic, found.topic_id, row.partition, low, low, low, None, None)
 
     def _agrees(self, row: Partition) -> bool:
         if row.anchor is None:
@@ -220,7 +219,8 @@ class Topic:
             return None
         stored = self._stored(row)
         ours = next(stored, None)
-        for record in self._reader.records_between(row.partition, row.confirmed_offset, row.next_offset):
+        first = max(row.confirmed_offset, self._cluster.watermarks(row.partition).low)
+        for record in self._reader.records_between(row.partition, first, row.next_offset):
             while ours is not None and ours[0] < record.offset:
                 ours = next(stored, None)
             if ours is None:

@@ -47,7 +47,9 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self._consumer.close()
 
     def incarnation(self) -> Incarnation | None:
@@ -87,6 +89,11 @@ class Cluster:
                 return now._replace(partitions=())
             raise unavailable(error) from None
         return now._replace(topic_id=_topic_id(description), partitions=_numbers(description))
+
+    def listen(self) -> None:
+        """Let the clients hand over what they have to tell to `notes`."""
+        self._admin.poll(0)
+        self._consumer.poll(0)
 
     def watermarks(self, partition: int) -> Watermarks:
         """Give where the log of one partition begins and ends now."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -67,7 +68,9 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self._consumer.close()
 
     def assign(self, offsets: Mapping[int, int]) -> None:
@@ -101,9 +104,15 @@ class Reader:
         low, high = self._cached_watermarks(partition)
         return None if high < 0 else max(0, high - max(next_offset, low))
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
-        """Tell Kafka, for lag tools and now and then, how far the store is; errors come to `commit_errors`."""
+    def note_stored(self, offsets: Mapping[int, int]) -> None:
+        """Note how far the store is; `commit` tells Kafka."""
         self._uncommitted.update(offsets)
+
+    def commit(self) -> None:
+        """Tell Kafka now and then, for lag tools, how far the store is; errors come to `commit_errors`.
+
+        Call it in idle times too: what was told expires.
+        """
         waited_s = time.monotonic() - self._committed_at
         if self._uncommitted and waited_s >= COMMIT_INTERVAL_S:
             self._commit_now()
@@ -112,13 +121,14 @@ class Reader:
             self._commit_now()
 
     def finish(self, wait_s: float) -> None:
-        """Commit what is not committed yet, and wait so long for the answer."""
-        self.assign({})
-        if self._uncommitted:
-            self._commit_now()
-        deadline = time.monotonic() + wait_s
-        while self._unanswered and time.monotonic() < deadline:
-            self._consumer.consume(1, 0.05)
+        """Commit what is not committed yet, and wait so long for the answer; never raises."""
+        with suppress(KafkaException):
+            self._consumer.unassign()
+            if self._uncommitted:
+                self._commit_now()
+            deadline = time.monotonic() + wait_s
+            while self._unanswered and time.monotonic() < deadline:
+                self._consumer.consume(1, 0.05)
 
     def records_at(self, offsets: Mapping[int, int]) -> dict[int, Record | int | None]:
         """Give for each partition the first record at this offset or above.
@@ -172,8 +182,8 @@ class Reader:
             if error is not None:
                 _note_error(message, error, taken)
                 continue
-            value = message.value()
-            size += len(value) if value is not None else 0
+            key, value = message.key(), message.value()
+            size += len(key or b"") + len(value or b"")
             if size > self._batch_bytes and records:
                 return messages[number:]
             kind, timestamp_ms = message.timestamp()
@@ -182,7 +192,7 @@ class Reader:
                     message.partition(),
                     message.offset(),
                     timestamp_ms if kind != TIMESTAMP_NOT_AVAILABLE else -1,
-                    message.key(),
+                    key,
                     value,
                 )
             )

@@ -50,9 +50,11 @@ def open_writer(folder: Path, kind: Kind) -> apsw.Connection:
     with translated(path):
         _refuse_foreign(path, kind)
         connection = apsw.Connection(str(path))
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # a file that is refused keeps its WAL too
         connection.execute(_SETTINGS)
         _make(connection, kind)
         _refuse_newer(connection, path)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         connection.execute("pragma journal_mode = wal")
         connection.execute(_WRITER_SETTINGS)
         return connection
@@ -134,9 +136,17 @@ def _refuse_foreign(path: Path, kind: Kind) -> None:
         raise Refused(f"{path}: not a database; it was left as it is")
     if int.from_bytes(header[68:72], "big") not in (kind.application_id, 0):
         raise Refused(f"{path}: another program's database; it was left as it is")
-    page_bytes = int.from_bytes(header[16:18], "big")
-    if size < (page_bytes if page_bytes > 1 else 65536):
+    if size < _whole_size(header, wal):
         raise Refused(f"{path}: cut short; restore a copy, or move it away")
+
+
+def _whole_size(header: bytes, wal: Path) -> int:
+    """Give the least size of the file: all its pages, or one, where a WAL may hold the others."""
+    page_bytes = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    written_by_one_who_counts = header[24:28] == header[92:96]  # the change counter is the one the page count is for
+    alone = not wal.exists() or wal.stat().st_size == 0
+    return (page_bytes if page_bytes > 1 else 65536) * (pages if alone and written_by_one_who_counts else 1)
 
 
 def _refuse_newer(connection: apsw.Connection, path: Path) -> None:

@@ -6,13 +6,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from zonerd.errors import LockHeld, Refused
+from zonerd.errors import LockHeld, Refused, StoreUnavailable
 from zonerd.health import Readiness
 from zonerd.shutdown import Shutdown
 
@@ -57,18 +57,23 @@ class Lock:
             self._descriptor = -1
 
     def take(self) -> bool:
-        """Take the lock if nobody holds it; True if it is ours now."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock if nobody holds it; True if it is ours now. Raises StoreUnavailable where it cannot be made."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path}: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}).encode(), 0)
         self._descriptor = descriptor
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        name = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+        with suppress(OSError):  # on a full disk the lock holds without its holder's name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, name.encode(), 0)
         return True
 
 
@@ -80,8 +85,7 @@ def lock_when_free(data_dir: Path, role: str, readiness: Readiness, shutdown: Sh
     """
     prepare(data_dir)
     lock = Lock(data_dir, role)
-    while not lock.take():
-        readiness.fail("lock", f"another {role} is running: {holder(lock.path)}")
+    while not _take(lock, readiness):
         shutdown.wait(RETRY_S)
         if shutdown.requested:
             yield False
@@ -91,6 +95,16 @@ def lock_when_free(data_dir: Path, role: str, readiness: Readiness, shutdown: Sh
         yield True
     finally:
         lock.release()
+
+
+def _take(lock: Lock, readiness: Readiness) -> bool:
+    try:
+        if lock.take():
+            return True
+        readiness.fail("lock", f"another {lock.role} is running: {holder(lock.path)}")
+    except StoreUnavailable as error:  # a full disk, perhaps
+        readiness.fail("lock", error.reason)
+    return False
 
 
 def holder(path: Path) -> str:
