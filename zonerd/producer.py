@@ -6,7 +6,7 @@ from zonerd.config import Config
 from zonerd.errors import ServiceUnavailable
 from zonerd.events import REASONS
 from zonerd.health import Readiness
-from zonerd.kafka.cluster import Cluster
+from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer, topic_to_write
 from zonerd.log import Limited, Log, Progress
 from zonerd.metrics import PRODUCER_INVALID
@@ -28,7 +28,14 @@ class Producer:
     the source which lines are settled. What was not settled at a stop or a crash is given again at the next start.
     """
 
-    def __init__(self, config: Config, log: Log, source: Source, cluster: Cluster, writer: Writer[Place]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        source: Source,
+        cluster: Cluster,
+        writer: Writer[Place],
+    ) -> None:
         for reason in REASONS:
             PRODUCER_INVALID.labels(reason)
         self._config = config
@@ -37,7 +44,7 @@ class Producer:
         self._cluster = cluster
         self._writer = writer
         self._limited = Limited()
-        self._topic_found = False
+        self._topic: Incarnation | None = None
         self._connections_lost = 0
 
     def step(self) -> None:
@@ -63,22 +70,25 @@ class Producer:
     def progress(self) -> dict[str, object]:
         """Give how many messages were delivered and refused since the start, and how many wait."""
         writer = self._writer
-        return {"delivered": writer.delivered, "refused": writer.refused, "queued": writer.pending}
+        return {
+            "delivered": writer.delivered,
+            "refused": writer.refused,
+            "queued": writer.pending,
+        }
 
     def report(self) -> None:
         """Log what the Kafka clients have told since the last call."""
+        self._cluster.listen()
         for notes in (self._writer.notes, self._cluster.notes):
             while notes.lines:
-                level, line = notes.lines.popleft()
-                self._log.log(min(level, 20), "kafka_client", line=line)
+                self._limited.warning(self._log, "kafka_client", notes.lines.popleft())
 
     def _look_for_topic(self) -> None:
         if self._writer.notes.connections_lost != self._connections_lost and not self._writer.pending:
             self._connections_lost = self._writer.notes.connections_lost
-            self._topic_found = False
-        if not self._topic_found:
-            topic_to_write(self._cluster, self._config.kafka)
-            self._topic_found = True
+            self._topic = None
+        if self._topic is None:
+            self._topic = topic_to_write(self._cluster, self._config.kafka)
         if self._writer.broken:
             self._writer.renew()
 
@@ -104,21 +114,46 @@ class Producer:
     def _reject(self, place: Place, reason: str, detail: str, *, sent: bool) -> None:
         length = place.end - place.offset
         self._limited.warning(
-            self._log, "line_rejected", reason, detail=detail, offset=place.offset, bytes=length, sent=sent
+            self._log,
+            "line_rejected",
+            reason,
+            detail=detail,
+            offset=place.offset,
+            bytes=length,
+            sent=sent,
         )
 
     def _judge_delivery(self) -> None:
         writer = self._writer
+        if writer.stalled and not writer.broken:
+            self._ask_whether_topic_is_gone()
         if writer.broken:
             self._limited.warning(self._log, "delivery_failed", writer.broken, queued=writer.pending)
-            self._topic_found = False
+            self._topic = None
             raise ServiceUnavailable("kafka", f"messages are not taken: {writer.broken}")
+
+    def _ask_whether_topic_is_gone(self) -> None:
+        """Give up on a topic that was deleted: librdkafka waits for it a long time."""
+        if self._topic is None:
+            return
+        self._cluster.ask(self._topic)
+        try:
+            answer = self._cluster.answer(self._topic)
+        except ServiceUnavailable:
+            return  # nobody answers: that is why it is stalled
+        if answer is not None and (answer.topic_id, bool(answer.partitions)) != (self._topic.topic_id, True):
+            self._writer.give_up("the topic was deleted")
 
 
 def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown) -> None:
     """Send until a stop is requested; a missing lock, source, broker or topic is waited for, not ready."""
     readiness = Readiness(log, CHECKS)
-    log.info("started", source=config.producer.source, path=config.producer.path or None, topic=config.kafka.topic)
+    log.info(
+        "started",
+        source=config.producer.source,
+        path=config.producer.path or None,
+        topic=config.kafka.topic,
+    )
     max_event_bytes = config.consumer.max_event_bytes
     with lock_when_free(config.data_dir, "producer", readiness, shutdown) as locked:
         if locked:
@@ -133,11 +168,19 @@ def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown)
 
 
 def _produce(
-    producer: Producer, source: Source, readiness: Readiness, shutdown: Shutdown, config: Config, log: Log
+    producer: Producer,
+    source: Source,
+    readiness: Readiness,
+    shutdown: Shutdown,
+    config: Config,
+    log: Log,
 ) -> None:
     progress = Progress(log, config.log.progress_s)
     if config.producer.source == "none":
-        log.info("idle", reason="producer.source is none: events come from elsewhere, as from `zonerd send`")
+        log.info(
+            "idle",
+            reason="producer.source is none: events come from elsewhere, as from `zonerd send`",
+        )
     while not shutdown.requested:
         try:
             producer.step()

@@ -128,7 +128,9 @@ def test_the_last_line_of_a_finished_file_needs_no_end(path: Path, follow: Follo
         assert told(source) == ["b", "c"]
 
 
-@pytest.mark.parametrize("names", [("events.jsonl.2", "events.jsonl.1"), ("events-20260101.jsonl", "events-20260102.jsonl")])
+@pytest.mark.parametrize(
+    "names", [("events.jsonl.2", "events.jsonl.1"), ("events-20260101.jsonl", "events-20260102.jsonl")]
+)
 def test_files_rotated_while_it_was_stopped_are_read_in_their_order(
     path: Path, follow: Follow, names: tuple[str, str]
 ) -> None:

@@ -184,11 +184,13 @@ def _find_topic(session: Session, stop: Shutdown) -> None:
     with Cluster(session.config.kafka, session.sasl_password) as cluster:
         while not stop.requested:
             try:
-                return topic_to_write(cluster, session.config.kafka)
+                topic_to_write(cluster, session.config.kafka)
             except ServiceUnavailable:
                 if time.monotonic() > deadline or not session.config.kafka.create_topic:
                     raise
                 stop.wait(0.5)
+            else:
+                return
 
 
 def _send(block: list[Numbered] | None, writer: Writer[int], max_event_bytes: int, tally: Tally) -> None:

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
-from zonerd.kafka.cluster import Cluster
+from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.connection import Notes, build, properties
 from zonerd.metrics import PRODUCER_DELIVERED, PRODUCER_ERRORS
 
@@ -154,6 +154,10 @@ class Writer(Generic[P]):
         refusals, self._refusals = self._refusals, []
         return refusals
 
+    def give_up(self, reason: str) -> None:
+        """Take what waits for not deliverable as things are: `broken`, until `renew`."""
+        self.broken = reason
+
     def renew(self) -> None:
         """After `broken`: begin anew with another client, and send again in order all that is not settled."""
         self._abandon(_STALLED_AFTER_S)
@@ -260,15 +264,17 @@ def _own_batch_bytes(kafka: config.Kafka) -> int:
     return int(wanted) if wanted.isdigit() and int(wanted) > 0 else BATCH_BYTES
 
 
-def topic_to_write(cluster: Cluster, kafka: config.Kafka) -> None:
-    """See that the topic is there; make it if the configuration says so. Raises ServiceUnavailable where it is not."""
-    if cluster.incarnation() is not None:
-        return
+def topic_to_write(cluster: Cluster, kafka: config.Kafka) -> Incarnation:
+    """Find the topic; make it if the configuration says so. Raises ServiceUnavailable where there is none."""
+    found = cluster.incarnation()
+    if found is not None:
+        return found
     if not kafka.create_topic:
         raise ServiceUnavailable("kafka", f"there is no topic {kafka.topic}, and kafka.create_topic is false")
     cluster.create_topic()
     deadline = time.monotonic() + 1
-    while cluster.incarnation() is None:
+    while (found := cluster.incarnation()) is None:
         if time.monotonic() > deadline:
             raise ServiceUnavailable("kafka", f"topic {kafka.topic} was made, but is not there yet")
         time.sleep(0.05)
+    return found
