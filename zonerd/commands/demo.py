@@ -10,7 +10,9 @@ import click
 
 from zonerd import demo, hints
 from zonerd.cli import Session
-from zonerd.demo import Place, Screen, Seen
+from zonerd.demo import Screen
+from zonerd.demo.looks import Seen
+from zonerd.demo.place import Place, Wanted
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -56,7 +58,7 @@ def command(session: Session, folder: Path, rate_per_s: float, for_s: float | No
     works from a second terminal, with -c DIR/zonerd.toml.
     """
     screen: Screen = TableScreen() if sys.stdout.isatty() else LineScreen()
-    wanted = demo.Wanted(folder, rate_per_s, for_s, session.overrides)
+    wanted = Wanted(folder, rate_per_s, for_s, session.overrides)
     return demo.run(wanted, session.environment, session.shutdown(), screen)
 
 
