@@ -79,7 +79,7 @@ class Aggregator:
         if reading.cursor != work.cursor or (work.rebuilding and caught_up):
             swap = work.rebuilding and caught_up
             self._answers.advance(work, reading.cursor, rollups.fold(reading.facts), swap=swap)
-            self._note_folded(work.fold + 1, reading, swap)
+            self._note_folded(work.fold + 1, reading, swap=swap)
         self._behind = reading.behind
         return not caught_up or self._answers.cut_left_over()
 
@@ -133,7 +133,7 @@ class Aggregator:
             if _identity(path) != identity:
                 raise StoreUnavailable(f"{path}: another file than the one that was opened")
 
-    def _note_folded(self, fold: int, reading: Reading, swap: bool) -> None:
+    def _note_folded(self, fold: int, reading: Reading, *, swap: bool) -> None:
         self._fold = fold
         self.folded += len(reading.facts)
         metrics.AGGREGATOR_FOLDED.inc(len(reading.facts))

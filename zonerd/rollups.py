@@ -288,10 +288,12 @@ def _is_foreign(shown: AsOf, ours: Snapshot) -> bool:
 
 
 def _who(shown: AsOf, ours: Snapshot) -> str:
-    return (
-        f"Redis is kept by store {shown.store}, rollups {shown.rollups}, at fold {shown.fold}; "
-        f"we are store {ours.cursor.store_id}, rollups {ours.rollups_id}, at fold {ours.fold}"
-    )
+    theirs, us = (shown.store, shown.rollups), (ours.cursor.store_id, ours.rollups_id)
+    if theirs == us:
+        who = f"a copy of us, store {shown.store}, rollups {shown.rollups}, that is ahead of us"
+    else:
+        who = f"store {shown.store}, rollups {shown.rollups}; we are store {us[0]}, rollups {us[1]}"
+    return f"Redis is kept by {who}; waiting until nothing was heard of it for {FOREIGN_S:.0f} s"
 
 
 def _behind(shown: AsOf, ours: Snapshot) -> Iterator[str]:
@@ -305,4 +307,4 @@ def _behind(shown: AsOf, ours: Snapshot) -> Iterator[str]:
     topics = {label.rpartition("/")[0] for label in reached}
     for label, offset in shown.positions.items():
         if label.rpartition("/")[0] in topics and reached.get(label, 0) < offset:
-            yield f"Redis shows {label} up to {offset}, the history is folded up to {reached.get(label, 0)}"
+            yield f"Redis shows {label} up to {offset}, and the history is not folded so far yet"

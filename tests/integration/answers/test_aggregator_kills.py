@@ -47,7 +47,7 @@ Answers.confirm = die
 
 @pytest.mark.parametrize("filled", [True, False], ids=["ordinary", "full"])
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_any_point_the_answers_stay_exact(world: World, point: str, filled: bool) -> None:
+def test_killed_at_any_point_the_answers_stay_exact(world: World, point: str, *, filled: bool) -> None:
     world.append(["a", "b"] * 20)
     if filled:
         world.catch_up()
@@ -89,3 +89,20 @@ Answers.{when} = and_die
     assert world.run("aggregator", "--until-caught-up").returncode == 0
     assert world.shown() == world.answered() == world.counted() == {"a": 5}
     assert world.as_of()["corrections"] == "1"
+
+
+def test_without_one_transaction_for_counts_and_cursor_a_kill_counts_twice(world: World) -> None:
+    world.append(["a"] * 5)
+    counts_first = """
+from zonerd.store.answers import Answers
+def advance(self, work, cursor, added, swap=False):
+    for name, counts in added.items():
+        rows = [(work.generation, *row) for row in counts.items()]
+        self._connection.executemany(self._sql["add_" + name], rows)
+    die()
+Answers.advance = advance
+"""
+    assert world.run("aggregator", "--until-caught-up", before=KILL + counts_first).returncode == -9
+    assert world.run("aggregator", "--until-caught-up").returncode == 0
+    assert dict(world.pairs())["a"] == 10
+    assert world.counted() == {"a": 5}

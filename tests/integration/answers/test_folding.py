@@ -83,6 +83,7 @@ def test_two_aggregator_processes_over_one_directory_stay_exact(world: World, wa
     unlocked = "import zonerd.store.lock as l\nl.fcntl.flock = lambda *_: None"
     world.append(["sleep"] * 10)
     processes = [world.start("-X", "aggregator.interval_s=0.01", "aggregator", before=unlocked) for _ in range(2)]
+    wait_until(lambda: world.logged().count('"event": "started"') == len(processes))
     for number in range(100):
         world.append([f"activity {number % 7}"] * 20, number % 2)
     wait_until(lambda: world.shown() == world.counted())
@@ -194,7 +195,7 @@ def test_an_older_copy_of_the_history_is_noticed_and_counted_anew(world: World, 
     assert world.answered() == world.counted() == {"a": 3, "b": 1}
 
 
-def test_another_history_in_place_of_ours_is_noticed(world: World, tmp_path: Path) -> None:
+def test_another_history_in_place_of_ours_is_noticed(world: World) -> None:
     world.append(["a"] * 3)
     world.catch_up()
     world.close()
