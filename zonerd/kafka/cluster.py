@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
@@ -115,6 +115,19 @@ class Cluster:
         except KafkaException as error:
             raise unavailable(error) from None
         return {one.partition: one.offset for one in answers if one.offset >= 0}
+
+    def is_compacted(self) -> bool:
+        """Whether the broker may remove single records of the topic; False where it cannot tell (the embedded one)."""
+        if self._has_no_ids(self._cluster_id()):
+            return False
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self._kafka.topic)
+        try:
+            answer = self._admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
+            return "compact" in (answer.result(timeout=REQUEST_TIMEOUT_S + 1)["cleanup.policy"].value or "")
+        except KafkaException as error:
+            raise unavailable(error) from None
+        except TimeoutError:
+            raise ServiceUnavailable("kafka", "the topic's configuration could not be read in time") from None
 
     def create_topic(self) -> None:
         """Make the topic as configured; one that is there already is left as it is.
