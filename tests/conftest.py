@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
 from services.kafka import KafkaBroker, Missing
 from services.process import ZonerdProcess
 from services.valkey import ValkeyServer
@@ -137,7 +138,7 @@ def _toml(values: Mapping[str, object]) -> Iterator[str]:
 
 @pytest.fixture
 def zonerd(tmp_path: Path) -> Iterator[StartZonerd]:
-    """Start the program: `zonerd(config_file, "consumer", …)` gives its process; what still runs at the end is killed."""
+    """Start the program: `zonerd(config_file, "consumer", …)` gives its process, killed at the end."""
     started: list[ZonerdProcess] = []
     folder = tmp_path / "processes"
     folder.mkdir()

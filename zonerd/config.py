@@ -22,7 +22,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One table of the file."""
 
 
-class Store(_Section):
+class Store(_Section, frozen=True):
     """Where the history and the answers are kept."""
 
     data_dir: str = ""
@@ -30,7 +30,7 @@ class Store(_Section):
     min_free_bytes: int = 268_435_456
 
 
-class Kafka(_Section):
+class Kafka(_Section, frozen=True):
     """The broker and the topic."""
 
     bootstrap_servers: str = "localhost:9092"
@@ -43,7 +43,7 @@ class Kafka(_Section):
     properties: dict[str, str] = {}
 
 
-class Simulate(_Section):
+class Simulate(_Section, frozen=True):
     """What the source `simulate` makes up."""
 
     rate_per_s: float = 10.0
@@ -52,7 +52,7 @@ class Simulate(_Section):
     activities: tuple[str, ...] = ("sleep", "meal", "light_exposure")
 
 
-class Producer(_Section):
+class Producer(_Section, frozen=True):
     """Where the supervised producer's events come from."""
 
     source: Literal["none", "simulate", "file"] = "none"
@@ -60,7 +60,7 @@ class Producer(_Section):
     simulate: Simulate = Simulate()
 
 
-class Consumer(_Section):
+class Consumer(_Section, frozen=True):
     """How the topic is read."""
 
     processes: int = 1
@@ -74,14 +74,14 @@ class Consumer(_Section):
     no_progress_s: float = 60.0
 
 
-class Aggregator(_Section):
+class Aggregator(_Section, frozen=True):
     """How answers are folded and published."""
 
     interval_s: float = 0.5
     max_activities: int = 1000
 
 
-class Redis(_Section):
+class Redis(_Section, frozen=True):
     """Where answers are published."""
 
     enabled: bool = True
@@ -94,7 +94,7 @@ class Redis(_Section):
     timeout_s: float = 5.0
 
 
-class Log(_Section):
+class Log(_Section, frozen=True):
     """What is said while it works."""
 
     level: Level = "info"

@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, disable_created_metrics
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 PRODUCER_DELIVERED = Counter(
     "zonerd_producer_events_delivered_total", "Messages that the broker acknowledged."

