@@ -101,7 +101,7 @@ class Cache:
         """Give the same Redis for one last attempt: it ends within 2 s, whatever Redis does."""
         deadline = time.monotonic() + HURRIED_ATTEMPT_S - HURRIED_ANSWER_S
         cache = Cache(self._section, self._password, lambda: time.monotonic() > deadline)
-        cache._client = _connect(self._section, self._password, HURRIED_ANSWER_S)  # noqa: SLF001 - our own
+        cache._client = _connect(self._section, self._password, HURRIED_ANSWER_S)
         return cache
 
     def check(self) -> str | None:

@@ -271,15 +271,21 @@ def need(shown: AsOf | None, ours: Snapshot, state: State, now_ms: int) -> Need:
         return Need("foreign", _who(shown, ours))
     if behind := next(_behind(shown, ours), None):
         return Need("held", behind)
-    if ours.resend:
-        return Need("full", "rebuilt")
-    if shown.state == "loading":
-        return Need("full", "loading")
-    if not known:
-        return Need("full", "unknown" if shown.rollups == ours.rollups_id else "taken_over")
+    if reason := _why_full(shown, ours, known=known):
+        return Need("full", reason)
     if shown.fold != ours.fold or shown.store != ours.cursor.store_id:
         return Need("ordinary")
     return Need("nothing" if shown.state == state and 0 <= age_s < RENEW_S else "renew")
+
+
+def _why_full(shown: AsOf, ours: Snapshot, *, known: bool) -> str | None:
+    if ours.resend:
+        return "rebuilt"
+    if shown.state == "loading":
+        return "loading"
+    if known:
+        return None
+    return "unknown" if shown.rollups == ours.rollups_id else "taken_over"
 
 
 def _is_foreign(shown: AsOf, ours: Snapshot) -> bool:

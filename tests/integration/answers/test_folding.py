@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 import pytest
-from answering import World, fold_all
+from answering import World, fold_all, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def test_a_rebuild_gives_the_same_answers_as_any_batching(
     batches: list[tuple[int, list[str], int]],
     slice_events: int,
     tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(aggregator_module, "SLICE_EVENTS", slice_events)
     folder = tmp_path_factory.mktemp("batches")
@@ -79,14 +79,14 @@ def test_without_the_fence_two_aggregators_count_twice(world: World) -> None:
     assert counts == {"sleep": 2, "meal": 2}
 
 
-def test_two_aggregator_processes_over_one_directory_stay_exact(world: World, wait_until: Any) -> None:
+def test_two_aggregator_processes_over_one_directory_stay_exact(world: World) -> None:
     unlocked = "import zonerd.store.lock as l\nl.fcntl.flock = lambda *_: None"
     world.append(["sleep"] * 10)
     processes = [world.start("-X", "aggregator.interval_s=0.01", "aggregator", before=unlocked) for _ in range(2)]
-    wait_until(lambda: world.logged().count('"event": "started"') == len(processes))
+    until(lambda: world.logged().count('"event": "started"') == len(processes))
     for number in range(100):
         world.append([f"activity {number % 7}"] * 20, number % 2)
-    wait_until(lambda: world.shown() == world.counted())
+    until(lambda: world.shown() == world.counted())
     for process in processes:
         process.terminate()
         assert process.wait(10) == 0
