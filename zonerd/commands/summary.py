@@ -17,6 +17,9 @@ from zonerd.rollups import AsOf, Keys, Ranking
 from zonerd.store.answers import Answers
 from zonerd.store.database import ROLLUPS
 
+MAX_PLACES = 16
+"""More partitions than this are not named one by one."""
+
 STATES = {
     "loading": "Redis is being filled: these figures may be of several moments",
     "stopped": "the aggregator has stopped: nothing newer is counted until it runs again",
@@ -141,7 +144,10 @@ def _visible(name: str) -> str:
 def _position(answer: Answer, shown: int) -> str:
     as_of = answer.as_of
     places = ", ".join(f"{label} {offset}" for label, offset in sorted(as_of.positions.items(), key=_by_partition))
-    more = f"{len(answer.ranking) - shown} more activities (--top 0 shows all); " if shown < len(answer.ranking) else ""
+    if len(as_of.positions) > MAX_PLACES:
+        places = f"{sum(as_of.positions.values()):,} offsets in {len(as_of.positions)} partitions (--json names them)"
+    hidden = len(answer.ranking) - shown
+    more = f"{hidden} more (--top 0 shows all); " if hidden else ""
     when = "" if answer.age_s is None else f"; published {answer.age_s:.1f} s ago ({_moment(as_of)})"
     return f"{more}{as_of.events:,} events, as of {places or 'no partition'}{when}"
 

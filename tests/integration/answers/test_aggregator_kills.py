@@ -1,7 +1,9 @@
 """The aggregator is killed before and after each of its effects, and goes on exactly where it was."""
 
+import random
+
 import pytest
-from answering import World
+from answering import World, until
 
 KILL = "import os, signal\ndef die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
 
@@ -69,6 +71,23 @@ def test_killed_while_redis_is_filled_it_is_filled_again(world: World) -> None:
     assert world.as_of()["state"] == "loading"
     assert world.run("aggregator", "--until-caught-up").returncode == 0
     assert world.shown() == {"a": 5}
+
+
+def test_killed_at_random_while_events_come_in_it_counts_each_once(world: World, seed: int) -> None:
+    chance = random.Random(seed)
+    world.append(["a"])
+    for number in range(12):
+        before = world.as_of().get("fold")
+        process = world.start("-X", "aggregator.interval_s=0.01", "aggregator")
+        until(lambda before=before: world.as_of().get("fold", before) != before)
+        last = int(world.as_of()["fold"]) + chance.randrange(20)
+        while int(world.as_of()["fold"]) < last:
+            world.append([f"activity {chance.randrange(5)}"] * chance.randrange(1, 50), chance.randrange(2))
+        process.kill()
+        process.wait()
+        world.append([f"life {number}"])
+    world.run("aggregator", "--until-caught-up")
+    assert world.shown() == world.answered() == world.counted()
 
 
 @pytest.mark.parametrize("when", ["begin_rebuild", "advance", "cut_left_over"])
