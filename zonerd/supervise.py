@@ -212,13 +212,16 @@ class _Supervised(Supervisor):
         if self._asked_at is None:
             self._stop(f"received {signame(number)}")
         elif number in URGENT_SIGNALS and time.monotonic() - self._asked_at > ONE_REQUEST_S:
-            self.options.logger.warn(f"received {signame(number)} again: killing all")
+            self._say(f"received {signame(number)} again: killing all")
             self._kill_all()
 
     def _stop(self, why: str) -> None:
         self._asked_at = time.monotonic()
-        self.options.logger.warn(f"{why}: stopping")
+        self._say(f"{why}: stopping")
         self.options.mood = SupervisorStates.SHUTDOWN
+
+    def _say(self, line: str) -> None:
+        self.options.logger.warn(line)  # noqa: G010 - supervisor's own logger
 
     def _kill_all(self) -> NoReturn:
         pids = [process.pid for group in self.process_groups.values() for process in group.processes.values()]
@@ -241,7 +244,7 @@ class _Wake:
     def __init__(self) -> None:
         left, right = socket.socketpair()
         for end in (left, right):
-            end.setblocking(False)
+            end.settimeout(0)
         self._ends = (left, right)
         self.read, self.written = left.fileno(), right.fileno()
 

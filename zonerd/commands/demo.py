@@ -151,8 +151,8 @@ def introduction(place: Place, found: int, program: str, cwd: Path) -> list[str]
         f"  send yours    {GIT_LOG} | {zonerd} send -",
         f"  stop          Ctrl-C here, or kill {os.getpid()}; a second time ends it at once",
         "",
-        "This broker lives in this process's memory and keeps 5 MiB a partition; what is stored stays. For a real one",
-        f"set kafka.bootstrap_servers and redis.url in a file of yours ({program} config init FILE), then: {program} -c FILE up",
+        "This broker lives in memory only and keeps 5 MiB a partition; what is stored stays. With real services:",
+        f"{program} config init FILE, set kafka.bootstrap_servers and redis.url there, then {program} -c FILE up",
         "",
     ]
 

@@ -61,7 +61,7 @@ class Looks:
     def look(self) -> Seen:
         """Look once."""
         with suppress(ServiceUnavailable), History.open_reader(self.place.folder) as history, history.snapshot():
-            self._stored = tuple(history.partitions(self._topic))
+            self._stored = tuple(history.partitions())
             self._count(history)
         self._ask_broker()
         records = sum(part.next_offset - part.first_offset for part in self._stored)
@@ -94,7 +94,8 @@ class Looks:
 
     def _lag(self) -> int:
         ours = self._broker.cluster_id
-        reached = {part.partition: part.next_offset for part in self._stored if part.open and part.cluster_id == ours}
+        here = [part for part in self._stored if part.open and (part.cluster_id, part.topic) == (ours, self._topic)]
+        reached = {part.partition: part.next_offset for part in here}
         return sum(max(0, end - reached.get(partition, 0)) for partition, end in self._ends.items())
 
     def _rate(self, records: int) -> float:
