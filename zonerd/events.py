@@ -3,9 +3,9 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, final, get_args
 
 import msgspec
 
@@ -36,8 +36,9 @@ _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _INT64_CHARACTERS: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_10000_MS: Final = 253_402_300_800_000
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_JSON_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _INTEGER: Final = re.compile(rb"-?[0-9]+")
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 
@@ -52,6 +53,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
 
 
+@final
 class Event(msgspec.Struct, frozen=True, gc=False):
     """What an accepted record says; `properties` is the JSON of all other fields, None without any."""
 
@@ -112,7 +114,9 @@ class _Wire(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     timestamp: int | float | str
 
 
-class _Rejected(Exception):  # noqa: N818 - not an error: a verdict on one record
+class _Rejected(Exception):
+    """Not an error: a verdict on one record."""
+
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.letter = DeadLetter(reason, detail)
@@ -120,17 +124,16 @@ class _Rejected(Exception):  # noqa: N818 - not an error: a verdict on one recor
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_user_id = msgspec.json.Decoder(int | str).decode
-_decode_activity = msgspec.json.Decoder(str).decode
-_decode_timestamp = msgspec.json.Decoder(int | float | str).decode
+_decode_user_id: Callable[[bytes], int | str] = msgspec.json.Decoder(int | str).decode
+_decode_activity: Callable[[bytes], str] = msgspec.json.Decoder(str).decode
+_decode_timestamp: Callable[[bytes], float | str] = msgspec.json.Decoder(int | float | str).decode
+_decode_json = msgspec.json.Decoder(msgspec.Raw).decode
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(user_id: int | str, activity: str, timestamp: float | str, properties: Mapping[str, object]) -> bytes:
     """Give the message that `decode` accepts as this event; the values are not checked here."""
-    return msgspec.json.encode(
-        {"user_id": user_id, "activity": activity, "timestamp": timestamp, **properties}
-    )
+    return msgspec.json.encode({"user_id": user_id, "activity": activity, "timestamp": timestamp, **properties})
 
 
 def key_of(user_id: int | str) -> bytes:
@@ -207,7 +210,14 @@ def sort_out(
         verdict = decode(record.value, max_bytes)
         if type(verdict) is Event:
             piece.events.append(
-                (offset, verdict.user_id, verdict.activity, verdict.timestamp_ms, record.timestamp_ms, verdict.properties)
+                (
+                    offset,
+                    verdict.user_id,
+                    verdict.activity,
+                    verdict.timestamp_ms,
+                    record.timestamp_ms,
+                    verdict.properties,
+                )
             )
         else:
             piece.dead_letters.append((record, verdict))
@@ -293,17 +303,14 @@ def _timestamp_ms(value: float | str) -> int:
 def _rfc3339_ms(text: str) -> int:
     try:
         moment = msgspec.convert(text, datetime)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
-        in_range = microseconds >= 0 and moment.astimezone(UTC).year <= datetime.max.year
     except msgspec.ValidationError:
         raise _Rejected("wrong_type", "timestamp is text, but not an RFC 3339 time") from None
-    except OverflowError:
-        in_range = False
-    if not in_range:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    timestamp_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
+    if not 0 <= timestamp_ms < _YEAR_10000_MS:
         raise _Rejected("out_of_range", "timestamp is not between 1970-01-01 and 9999-12-31 UTC")
-    return microseconds // 1000
+    return timestamp_ms
 
 
 def _decode_carefully(value: bytes | None, max_bytes: int) -> Event:
@@ -339,9 +346,7 @@ def _fields(value: bytes) -> dict[str, msgspec.Raw]:
 
 def _check_json(value: bytes) -> None:
     try:
-        msgspec.json.decode(value)
-    except msgspec.ValidationError:
-        return  # a number past what Python holds is JSON all the same
+        _decode_json(value)
     except _MALFORMED as error:
         raise _Rejected("not_json", f"not JSON: {error}") from None
 
