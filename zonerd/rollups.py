@@ -220,8 +220,14 @@ def publication(snapshot: Snapshot, keys: Keys, limit: int) -> dict[str, Value]:
 
 
 def as_of(snapshot: Snapshot, nonce: str, state: State, published_ms: int) -> AsOf:
-    """Give what Redis must say of itself once it holds these answers."""
-    places = sorted(place for place in snapshot.cursor.places.values() if place.open)
+    """Give what Redis must say of itself once it holds these answers.
+
+    A topic's partitions are replaced one by one: those of the incarnation before the newest are left
+    out, for their offsets say nothing about the one that is named.
+    """
+    opened = sorted(place for place in snapshot.cursor.places.values() if place.open)
+    newest = {place.topic: (place.cluster_id, place.topic_id) for place in opened}
+    places = [place for place in opened if (place.cluster_id, place.topic_id) == newest[place.topic]]
     return AsOf(
         store=snapshot.cursor.store_id,
         rollups=snapshot.rollups_id,

@@ -164,3 +164,16 @@ def test_answers_are_counted_anew_where_the_history_is_not_theirs(changes: dict[
     cursor = snapshot(place(7)).cursor
     arguments = {"store_id": "store", "nonce": b"n", "kinds": [], "ends": {1: place(9)}, **changes}
     assert rollups.trouble(cursor, **arguments) == reason  # type: ignore[arg-type]
+
+
+def test_while_a_topic_is_replaced_partition_by_partition_nothing_holds_the_new_ones_back() -> None:
+    half_way = snapshot(place(12_000, 2, "old", partition=1), place(3, 3, "new", partition=0), fold=5)
+    told = shown(half_way)
+    assert (told.topic_id, told.positions) == ("new", {"topic/0": 3})
+    done = snapshot(
+        place(12_000, 2, "old", open_=False, partition=1),
+        place(4, 3, "new", partition=0),
+        place(0, 4, "new", partition=1),
+        fold=6,
+    )
+    assert need(told, done._replace(last=Publish(5, "last"))).kind == "ordinary"
