@@ -185,7 +185,7 @@ class Consumer:
             raise ServiceUnavailable("kafka", f"partition {partition}: {cause}")
 
     def _check(self) -> None:
-        """Every CHECK_INTERVAL_S: is it still the same topic, has it new partitions, does each one move?"""
+        """See every CHECK_INTERVAL_S whether it is still the same topic, has new partitions, and each one moves."""
         if self._incarnation is None:
             return
         if self._noted:

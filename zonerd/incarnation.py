@@ -237,7 +237,8 @@ class Topic:
             letters = self._history.dead_letters_from(row.id, offset, _BLOCK)
             full = [rows[-1][0] for rows in (events, letters) if len(rows) == _BLOCK]
             until = min(full, default=row.next_offset)
-            yield from sorted((one for one in (*events, *letters) if one[0] <= until), key=lambda one: one[0])
+            merged: list[EventRow | DeadLetterRow] = [*events, *letters]
+            yield from sorted((one for one in merged if one[0] <= until), key=lambda one: one[0])
             if not full:
                 return
             offset = until + 1

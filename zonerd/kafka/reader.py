@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
 
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
 from zonerd.events import Record
 from zonerd.kafka.connection import REQUEST_TIMEOUT_S, Notes, build, properties, unavailable
+
+_Message: TypeAlias = Any  # librdkafka's; its stubs call every part of it optional
 
 COMMIT_INTERVAL_S: Final = 1.0
 RECOMMIT_INTERVAL_S: Final = 3600.0
@@ -56,7 +58,7 @@ class Reader:
         self.commit_errors: list[KafkaError] = []
         self._topic = kafka.topic
         self._batch_bytes = batch_bytes
-        self._pending: list[Message] = []
+        self._pending: list[_Message] = []
         self._uncommitted: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._committed_at = time.monotonic()
@@ -174,7 +176,7 @@ class Reader:
             elif time.monotonic() - quiet_since > REQUEST_TIMEOUT_S:
                 raise ServiceUnavailable("kafka", f"partition {partition} gave no record in time")
 
-    def _sort(self, messages: list[Message], taken: Taken) -> list[Message]:
+    def _sort(self, messages: list[_Message], taken: Taken) -> list[_Message]:
         """Sort messages into `taken` until it holds `batch_bytes`; give the messages left over."""
         records, size = taken.records, 0
         for number, message in enumerate(messages):
@@ -229,7 +231,7 @@ class Reader:
             self._committed.update({place.partition: place.offset for place in places})
 
 
-def _note_error(message: Message, error: KafkaError, taken: Taken) -> None:
+def _note_error(message: _Message, error: KafkaError, taken: Taken) -> None:
     code, partition = error.code(), message.partition()
     if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - how librdkafka names its own errors
         taken.ends[partition] = message.offset()

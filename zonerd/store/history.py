@@ -86,7 +86,9 @@ class History:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self._connection.close()
 
     # Appending
@@ -140,7 +142,9 @@ class History:
 
     # Which topic this is
 
-    def meet(self, cluster_id: str, topic: str, topic_id: str, first: Mapping[int, int], later: Mapping[int, int]) -> None:
+    def meet(
+        self, cluster_id: str, topic: str, topic_id: str, first: Mapping[int, int], later: Mapping[int, int]
+    ) -> None:
         """Open the rows of partitions that have none yet, all in one transaction.
 
         `first` tells where to begin, by partition, if no topic of this name was ever met; `later` where otherwise.
@@ -201,7 +205,7 @@ class History:
     def partitions(self, topic: str | None = None) -> list[Partition]:
         """Give the rows of one topic name, or of all, open and closed, oldest first."""
         rows = self._read("all_partitions") if topic is None else self._read("partitions_of", topic)
-        return [Partition(*row[:8], Anchor(row[8], row[9]) if row[9] else None, row[10]) for row in rows]
+        return [Partition._make((*row[:8], Anchor(row[8], row[9]) if row[9] else None, row[10])) for row in rows]
 
     def changes_after(self, seq: int) -> list[Change]:
         """Give the changes behind this one, oldest first."""
@@ -224,7 +228,7 @@ class History:
         return int(self._read("taken_back", seq)[0][0])
 
     def count_afresh(self, check: str, id_: int, first: int, end: int) -> list[tuple[str, int]]:
-        """Count the events of a partition from `first` to below `end` with one of the aggregates' `check` statements."""
+        """Count the events of a partition from `first` to below `end` with an aggregate's `check` statement."""
         return self._read(check, id_, first, end)
 
     def dead_letters_from(self, id_: int, offset: int, limit: int) -> list[DeadLetterRow]:
@@ -250,7 +254,7 @@ def _portions(rows: list[EventRow]) -> Iterator[list[EventRow]]:
 
 @lru_cache
 def _insert_events(count: int) -> str:
-    return "insert into events values " + ",".join(["(?1,?,?,?,?,?,?)"] * count)
+    return "insert into events values " + ",".join(["(?1,?,?,?,?,?,?)"] * count)  # noqa: S608 - no value in it
 
 
 def _note(connection: apsw.Connection, kind: str, *place: int) -> None:
