@@ -45,17 +45,19 @@ class Stalls:
     def look(self, lagging: Iterable[int], positions: Mapping[int, int]) -> bool:
         """Note which partitions lag at which positions; True when some partition should be assigned anew."""
         now = self._clock()
-        before, self._lagging_since = self._lagging_since, {}
-        again = False
-        for partition in lagging:
-            position = positions[partition]
-            at, since = before.get(partition, (position, now))
-            self._lagging_since[partition] = (at, since) if at == position else (position, now)
-            if at == position and now - since >= self._no_progress_s and not self.resting(partition):
-                self.failed(partition, f"no record came at offset {position} for {self._no_progress_s:g} s")
-                self._lagging_since[partition] = (position, now)
-                again = True
         rested = [partition for partition, until in self._rests_until.items() if until <= now]
         for partition in rested:
             del self._rests_until[partition]
-        return again or bool(rested)
+        again = bool(rested)
+        before, self._lagging_since = self._lagging_since, {}
+        for partition in lagging:
+            if self.resting(partition):
+                continue  # nobody reads it now
+            position = positions[partition]
+            at, since = before.get(partition, (position, now))
+            self._lagging_since[partition] = (at, since) if at == position else (position, now)
+            if at == position and now - since >= self._no_progress_s:
+                self.failed(partition, f"no record came at offset {position} for {self._no_progress_s:g} s")
+                self._lagging_since[partition] = (position, now)
+                again = True
+        return again

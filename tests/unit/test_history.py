@@ -1,0 +1,152 @@
+"""events.db: appended to under a fence for each partition, taken back when a topic was replaced."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from zonerd.errors import StoreUnavailable
+from zonerd.events import Gap, Record, Slice, Standing, encode, sort_out
+from zonerd.store.history import History, Partition
+
+PLACE = ("cluster", "topic", "id")
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    """A history of two partitions that begin at 0."""
+    with History.open_writer(tmp_path) as history:
+        history.meet(*PLACE, {0: 0, 1: 0}, {0: 0, 1: 0})
+        yield history
+
+
+def records(first: int, count: int, partition: int = 0) -> list[Record]:
+    return [
+        Record(partition, first + n, 5000, b"k", b"bad" if n % 7 == 3 else encode(n, "a", n, {"n": n})) for n in range(count)
+    ]
+
+
+def piece(first: int, count: int, partition: int = 0) -> Slice:
+    (only,) = sort_out(records(first, count, partition), {}, {partition: Standing(first, 0)}, 1000)
+    return only
+
+
+def ids(history: History) -> dict[int, int]:
+    return {row.partition: row.id for row in history.partitions() if row.open}
+
+
+def row(history: History, partition: int = 0) -> Partition:
+    return next(row for row in history.partitions() if row.open and row.partition == partition)
+
+
+def offsets(history: History, id_: int) -> list[int]:
+    both = [*history.events_from(id_, 0, 10**6), *history.dead_letters_from(id_, 0, 10**6)]
+    return sorted(one[0] for one in both)
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 99, 100, 101, 199, 200, 201, 401, 2000])
+def test_a_batch_of_any_size_is_stored_whole(history: History, count: int) -> None:
+    assert history.append([piece(0, count)], ids(history)) == []
+    assert offsets(history, row(history).id) == list(range(count))
+    assert row(history).next_offset == count
+    assert row(history).anchor is not None
+
+
+def test_a_slice_at_another_offset_is_fenced_off_and_the_others_are_stored(history: History) -> None:
+    history.append([piece(0, 10)], ids(history))
+    assert history.append([piece(5, 10), piece(0, 10, 1)], ids(history)) == [0]
+    assert row(history).next_offset == 10
+    assert row(history, 1).next_offset == 10
+    assert history.append([piece(12, 10)], ids(history)) == [0], "ahead is as wrong as behind"
+    assert offsets(history, row(history).id) == list(range(10))
+
+
+def test_a_closed_partition_takes_nothing_any_more(history: History) -> None:
+    known = ids(history)
+    assert history.replace(row(history), None, None)
+    assert history.append([piece(0, 10)], known) == [0]
+    assert offsets(history, known[0]) == []
+
+
+def test_a_second_replacement_of_the_same_row_does_nothing(history: History) -> None:
+    old = row(history)
+    assert history.replace(old, None, None)
+    assert not history.replace(old, None, None)
+
+
+def test_what_is_taken_back_leaves_what_lies_before(history: History) -> None:
+    history.append([piece(0, 100)], ids(history))
+    gap = Slice(0, 100, 120, gaps=[Gap(100, 119, "not_delivered")])
+    history.append([gap], ids(history))
+    history.append([piece(120, 10)], ids(history))
+    old = row(history)
+    new = Partition(0, "cluster", "topic", "id-2", 0, 0, 0, 0, None, None)
+    assert history.replace(old, 110, new)
+    closed = next(one for one in history.partitions() if not one.open)
+    assert (closed.next_offset, closed.anchor) == (110, None)
+    assert offsets(history, old.id) == list(range(100))
+    assert history.gaps_from(old.id, 0, 10) == [Gap(100, 109, "not_delivered")]
+    assert row(history).topic_id == "id-2"
+    change = history.changes_after(0)[-1]
+    assert (change.kind, change.first_offset, change.next_offset) == ("take_back", 110, 130)
+
+
+def test_nothing_is_stored_when_the_transaction_fails_in_the_middle(tmp_path: Path, history: History) -> None:
+    twice = Slice(0, 0, 10, events=[(1, 1, "a", 1, 1, None), (1, 1, "a", 1, 1, None)])
+    with pytest.raises(apsw.ConstraintError):
+        history.append([piece(0, 10, 1), twice], ids(history))
+    assert row(history, 1).next_offset == 0
+    assert offsets(history, row(history, 1).id) == []
+    history.append([piece(0, 10, 1)], ids(history))
+
+
+def test_two_writers_that_race_store_each_offset_once(tmp_path: Path, history: History, seed: int) -> None:
+    choose = random.Random(seed)
+    with History.open_writer(tmp_path) as other:
+        for _ in range(200):
+            writer = choose.choice((history, other))
+            expected = max(0, row(history).next_offset - choose.choice((0, 0, 0, 3, 50)))
+            writer.append([piece(expected, choose.randint(1, 30))], ids(history))
+    assert offsets(history, row(history).id) == list(range(row(history).next_offset))
+
+
+def test_start_offsets_are_decided_once(history: History) -> None:
+    history.meet(*PLACE, {0: 7, 1: 7, 2: 7}, {0: 3, 1: 3, 2: 3})
+    assert {one.partition: one.first_offset for one in history.partitions()} == {0: 0, 1: 0, 2: 3}
+
+
+def test_only_what_is_stored_can_be_confirmed(history: History) -> None:
+    history.append([piece(0, 10)], ids(history))
+    history.confirm({row(history).id: 11})
+    assert row(history).confirmed_offset == 0
+    history.confirm({row(history).id: 10})
+    history.confirm({row(history).id: 5})
+    assert row(history).confirmed_offset == 10
+
+
+def test_a_history_that_another_holds_is_unavailable_not_lost(tmp_path: Path, history: History) -> None:
+    history._connection.set_busy_timeout(50)
+    other = apsw.Connection(str(tmp_path / "events.db"))
+    other.execute("begin immediate")
+    with pytest.raises(StoreUnavailable):
+        history.check_writable()
+    with pytest.raises(StoreUnavailable):
+        history.append([piece(0, 10)], ids(history))
+    other.execute("rollback")
+    other.close()
+    assert history.append([piece(0, 10)], ids(history)) == []
+
+
+def test_what_it_acknowledged_is_durable_by_its_settings(history: History) -> None:
+    settings = {name: history._connection.pragma(name) for name in ("synchronous", "journal_mode", "page_size")}
+    assert settings == {"synchronous": 2, "journal_mode": "wal", "page_size": 16384}
+
+
+def test_the_table_that_people_query_reads_as_in_the_prototype(history: History) -> None:
+    history.append([piece(0, 2)], ids(history))
+    assert history._connection.execute("select user_id, activity, timestamp from user_activity").fetchall() == [
+        (0, "a", 0.0),
+        (1, "a", 1.0),
+    ]
