@@ -303,6 +303,8 @@ def _rfc3339_ms(text: str) -> int:
         moment = msgspec.convert(text, datetime)
     except msgspec.ValidationError:
         raise _Rejected("wrong_type", "timestamp is text, but not an RFC 3339 time") from None
+    if "\0" in text:  # where the parser stops reading, whatever follows
+        raise _Rejected("wrong_type", "timestamp is text, but not an RFC 3339 time")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     timestamp_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
