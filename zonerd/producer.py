@@ -167,7 +167,7 @@ def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown)
     log.info("stopped", orphaned=shutdown.orphaned)
 
 
-def _produce(
+def _produce(  # noqa: PLR0913 - what one loop looks at
     producer: Producer,
     source: Source,
     readiness: Readiness,

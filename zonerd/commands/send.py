@@ -25,7 +25,7 @@ from zonerd.sources.lines import BLOCK_BYTES, Cutter, is_blank, judge
 MOST_NAMED: Final = 20
 """So many invalid or refused lines are named; the rest is only counted."""
 MESSAGE_TIMEOUT_S: Final = 30.0
-CONNECT_TIMEOUT_S: Final = 15.0
+CONNECT_TIMEOUT_S: Final = 10.0
 INTERRUPTED_FLUSH_S: Final = 5.0
 _LOOK_S: Final = 0.1
 
@@ -277,7 +277,7 @@ def _open(  # noqa: PLR0913 - and what to say when it is interrupted
 
 def _size(stream: BinaryIO) -> int | None:
     status = os.fstat(stream.fileno())
-    return status.st_size if status.st_size else None
+    return status.st_size or None
 
 
 def _counts(sent: int, tally: Tally, started: float) -> str:
