@@ -6,7 +6,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
@@ -178,27 +178,31 @@ class Reader:
 
     def _sort(self, messages: list[_Message], taken: Taken) -> list[_Message]:
         """Sort messages into `taken` until it holds `batch_bytes`; give the messages left over."""
-        records, size = taken.records, 0
+        fitting = self._fitting(messages)
+        now, later = messages[:fitting], messages[fitting:]
+        taken.records.extend(
+            [
+                Record(message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value())
+                for message in now
+                if message.error() is None
+            ]
+        )
+        if len(taken.records) < len(now):
+            for message in now:
+                if (error := message.error()) is not None:
+                    _note_error(message, error, taken)
+        return later
+
+    def _fitting(self, messages: list[_Message]) -> int:
+        """Give how many of these messages, one at least, hold no more than `batch_bytes` together."""
+        if sum(map(len, messages)) <= self._batch_bytes // 2:  # without the keys, which are small
+            return len(messages)
+        size = 0
         for number, message in enumerate(messages):
-            error = message.error()
-            if error is not None:
-                _note_error(message, error, taken)
-                continue
-            key, value = message.key(), message.value()
-            size += len(key or b"") + len(value or b"")
-            if size > self._batch_bytes and records:
-                return messages[number:]
-            kind, timestamp_ms = message.timestamp()
-            records.append(
-                Record(
-                    message.partition(),
-                    message.offset(),
-                    timestamp_ms if kind != TIMESTAMP_NOT_AVAILABLE else -1,
-                    key,
-                    value,
-                )
-            )
-        return []
+            size += len(message) + len(message.key() or b"")
+            if size > self._batch_bytes and number:
+                return number
+        return len(messages)
 
     def _leave(self, offsets: Mapping[int, int], answers: Mapping[int, object]) -> None:
         """Stop fetching the partitions that have answered, so that the others come through."""
