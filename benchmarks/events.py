@@ -20,7 +20,7 @@ def lines(count: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
 
 def fill(bootstrap_servers: str, topic: str, count: int) -> None:
     """Put so many events into a topic."""
-    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 50, "queue.buffering.max.messages": 10**6})
+    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 50})
     for key, value in lines(count):
         while True:
             try:

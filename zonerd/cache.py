@@ -16,8 +16,6 @@ from zonerd import config
 from zonerd.errors import Overtaken, Refused, ServiceUnavailable
 from zonerd.rollups import AGGREGATES, AsOf, Keys, Value, parse_as_of
 
-MAX_TIMEOUT_S: Final = 5.0
-"""No single answer is waited for longer, whatever is configured: a stop has 10 s for everything."""
 HURRIED_ATTEMPT_S: Final = 2.0
 HURRIED_ANSWER_S: Final = 0.5
 
@@ -81,7 +79,7 @@ class Cache:
         self._section = section
         self._password = password
         self._interrupted = interrupted
-        self._client = _connect(section, password, min(section.timeout_s, MAX_TIMEOUT_S))
+        self._client = _connect(section, password, section.timeout_s)
         self.keys = Keys(section.prefix, section.summary_key)
 
     def __enter__(self) -> Self:

@@ -130,16 +130,20 @@ class Session:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Try it: zonerd demo",
 )
-@click.option("-c", "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Configuration [$ZONERD_CONFIG; else ./etc/zonerd.toml, /etc/zonerd/zonerd.toml].")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration [$ZONERD_CONFIG; else ./etc/zonerd.toml, /etc/zonerd/zonerd.toml].",
+)
 @click.option("-X", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Set one key; wins over the file.")
 @click.option("-v", "--verbose", count=True, help="Say more.")
 @click.option("-q", "--quiet", count=True, help="Say less.")
 @click.version_option(__version__, message="zonerd %(version)s")
 @click.pass_context
-def zonerd(
-    ctx: click.Context, config_file: Path | None, overrides: tuple[str, ...], verbose: int, quiet: int
-) -> None:
+def zonerd(ctx: click.Context, config_file: Path | None, overrides: tuple[str, ...], verbose: int, quiet: int) -> None:
     """Turn a stream of user-activity events into an exact history and an always-fresh summary."""
     ctx.obj = Session(config_file or _config_place(), overrides, verbose - quiet, ctx.obj)
 
@@ -171,12 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     faulthandler.enable()
     os.umask(0o077)
     ending = Ending()
-    sys.exit(
-        _exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending)
-    )
+    sys.exit(_exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending))
 
 
-def _exit_code(run: Callable[[], object], ending: Ending) -> int:
+def _exit_code(run: Callable[[], object], ending: Ending) -> int:  # noqa: PLR0911 - a return for each kind of end
     try:
         result = run()
     except click.exceptions.Exit as end:

@@ -147,8 +147,8 @@ REFUSED_PROPERTIES: Final = frozenset(
         "acks", "auto.commit.enable", "auto.commit.interval.ms", "auto.offset.reset", "bootstrap.servers",
         "check.crcs", "consume_cb", "enable.auto.commit", "enable.auto.offset.store", "enable.idempotence",
         "enable.partition.eof", "group.id", "group.instance.id", "group.protocol", "isolation.level",
-        "log.connection.close", "log_level", "max.in.flight", "max.in.flight.requests.per.connection", "metadata.broker.list", "on_commit",
-        "on_delivery", "request.required.acks", "stats_cb", "error_cb", "logger", "throttle_cb",
+        "log.connection.close", "log_level", "max.in.flight", "max.in.flight.requests.per.connection",
+        "metadata.broker.list", "on_commit", "on_delivery", "request.required.acks", "stats_cb", "error_cb", "logger", "throttle_cb",
         "transactional.id",
     }
 )  # fmt: skip
@@ -385,7 +385,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
         lambda c: not c.redis.summary_key.startswith(c.redis.prefix),
         "must not begin with redis.prefix",
     ),
-    ("redis.timeout_s", lambda c: 0.1 <= c.redis.timeout_s <= 60, "must be 0.1 to 60"),
+    ("redis.timeout_s", lambda c: 0.1 <= c.redis.timeout_s <= 5, "must be 0.1 to 5"),
     ("log.progress_s", lambda c: c.log.progress_s >= 1, "must be at least 1"),
 )
 

@@ -134,15 +134,7 @@ class Topic:
             return found
         if self._consumer.on_topic_recreated == "stop" and any(row.open for row in self._history.partitions(topic)):
             raise ServiceUnavailable("kafka", f"topic {topic} is gone; its history is kept, and it is not made again")
-        if not self._kafka.create_topic:
-            raise ServiceUnavailable("kafka", f"there is no topic {topic}, and kafka.create_topic is false")
-        self._cluster.create_topic()
-        deadline = time.monotonic() + 1
-        while (found := self._cluster.incarnation()) is None:
-            if time.monotonic() > deadline:
-                raise ServiceUnavailable("kafka", f"topic {topic} was made, but is not there yet")
-            time.sleep(0.05)
-        return found
+        return self._cluster.found_or_made()
 
     def _rows(self, found: Incarnation) -> list[Partition]:
         return [

@@ -47,7 +47,7 @@ def logger(process: str, pid: int) -> Log:
 
 
 class Limited:
-    """Says a repeated event at most once in `every_s` seconds and reason, numbers aside; the next line counts the rest."""
+    """Says a repeated event at most once in `every_s` seconds and reason, numbers aside, and counts the rest."""
 
     def __init__(self, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s = every_s

@@ -7,7 +7,7 @@ from zonerd.errors import ServiceUnavailable
 from zonerd.events import REASONS
 from zonerd.health import Readiness
 from zonerd.kafka.cluster import Cluster, Incarnation
-from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer, topic_to_write
+from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer
 from zonerd.log import Limited, Log, Progress
 from zonerd.metrics import PRODUCER_INVALID
 from zonerd.shutdown import Shutdown
@@ -88,7 +88,7 @@ class Producer:
             self._connections_lost = self._writer.notes.connections_lost
             self._topic = None
         if self._topic is None:
-            self._topic = topic_to_write(self._cluster, self._config.kafka)
+            self._topic = self._cluster.found_or_made()
         if self._writer.broken:
             self._writer.renew()
 

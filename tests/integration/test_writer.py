@@ -10,7 +10,7 @@ from services.kafka import KafkaBroker
 from zonerd import config
 from zonerd.errors import ConfigurationRefused, ServiceUnavailable
 from zonerd.kafka.cluster import Cluster
-from zonerd.kafka.writer import MAX_PENDING, Writer, topic_to_write
+from zonerd.kafka.writer import MAX_PENDING, Writer
 
 DEADLINE_S = 30.0
 
@@ -26,7 +26,7 @@ def _running_again(broker: KafkaBroker) -> Iterator[None]:
 def settings(broker: KafkaBroker) -> config.Kafka:
     settings = config.Kafka(bootstrap_servers=broker.bootstrap_servers, topic=f"p-{uuid.uuid4().hex}")
     with Cluster(settings, None) as cluster:
-        topic_to_write(cluster, settings)
+        cluster.found_or_made()
     return settings
 
 
@@ -161,5 +161,5 @@ def test_a_topic_that_is_missing_and_must_not_be_made_is_unavailable(settings: c
     )
     with Cluster(missing, None) as cluster:
         with pytest.raises(ServiceUnavailable, match="there is no topic"):
-            topic_to_write(cluster, missing)
+            cluster.found_or_made()
         assert cluster.incarnation() is None

@@ -18,7 +18,7 @@ from zonerd.cli import Session
 from zonerd.commands.progress import Bar, bar
 from zonerd.errors import ServiceUnavailable
 from zonerd.kafka.cluster import Cluster
-from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer, topic_to_write
+from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer
 from zonerd.shutdown import Shutdown
 from zonerd.sources.lines import BLOCK_BYTES, Cutter, is_blank, judge
 
@@ -184,7 +184,7 @@ def _find_topic(session: Session, stop: Shutdown) -> None:
     with Cluster(session.config.kafka, session.sasl_password) as cluster:
         while not stop.requested:
             try:
-                topic_to_write(cluster, session.config.kafka)
+                cluster.found_or_made()
             except ServiceUnavailable:
                 if time.monotonic() > deadline or not session.config.kafka.create_topic:
                     raise

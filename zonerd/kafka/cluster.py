@@ -1,5 +1,6 @@
 """Which topic this is: the cluster, its ids, its partitions and watermarks."""
 
+import time
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -10,6 +11,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type:
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
 from zonerd.kafka.connection import REQUEST_TIMEOUT_S, Notes, build, properties, unavailable
+
+MADE_WITHIN_S: Final = 1.0
+"""How long a topic that was just made may take to be seen."""
 
 EMBEDDED_CLUSTER: Final = "mockCluster"
 """How the cluster id of librdkafka's in-memory broker begins; it has no topic ids and no admin requests."""
@@ -66,6 +70,21 @@ class Cluster:
         except TimeoutError:
             raise ServiceUnavailable("kafka", "the topic id could not be read in time") from None
         return found._replace(topic_id=_topic_id(description), partitions=_numbers(description))
+
+    def found_or_made(self) -> Incarnation:
+        """Give the topic's present life; a missing topic is made, if `kafka.create_topic` says so."""
+        found, topic = self.incarnation(), self._kafka.topic
+        if found is not None:
+            return found
+        if not self._kafka.create_topic:
+            raise ServiceUnavailable("kafka", f"there is no topic {topic}, and kafka.create_topic is false")
+        self.create_topic()
+        deadline = time.monotonic() + MADE_WITHIN_S
+        while (found := self.incarnation()) is None:
+            if time.monotonic() > deadline:
+                raise ServiceUnavailable("kafka", f"topic {topic} was made, but is not there yet")
+            time.sleep(0.05)
+        return found
 
     def ask(self, now: Incarnation) -> None:
         """Begin to ask for the topic's id and partitions, without waiting; `answer` tells."""

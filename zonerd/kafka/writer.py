@@ -9,8 +9,6 @@ from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from zonerd import config
-from zonerd.errors import ServiceUnavailable
-from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.connection import Notes, build, properties
 from zonerd.metrics import PRODUCER_DELIVERED, PRODUCER_ERRORS
 
@@ -262,19 +260,3 @@ def _promises(max_message_bytes: int, timeout_s: float) -> dict[str, Any]:
 def _own_batch_bytes(kafka: config.Kafka) -> int:
     wanted = kafka.properties.get("batch.size", "")
     return int(wanted) if wanted.isdigit() and int(wanted) > 0 else BATCH_BYTES
-
-
-def topic_to_write(cluster: Cluster, kafka: config.Kafka) -> Incarnation:
-    """Find the topic; make it if the configuration says so. Raises ServiceUnavailable where there is none."""
-    found = cluster.incarnation()
-    if found is not None:
-        return found
-    if not kafka.create_topic:
-        raise ServiceUnavailable("kafka", f"there is no topic {kafka.topic}, and kafka.create_topic is false")
-    cluster.create_topic()
-    deadline = time.monotonic() + 1
-    while (found := cluster.incarnation()) is None:
-        if time.monotonic() > deadline:
-            raise ServiceUnavailable("kafka", f"topic {kafka.topic} was made, but is not there yet")
-        time.sleep(0.05)
-    return found

@@ -15,7 +15,7 @@ Tell = Callable[[str, int, int], None]
 """Hears of each check how many rows it has passed, of how many."""
 
 
-class Moved(Exception):  # noqa: N818 - not an error: what was checked is not there any more
+class Moved(Exception):
     """What is checked was replaced meanwhile: check again."""
 
 
