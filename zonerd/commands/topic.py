@@ -49,7 +49,10 @@ def show(session: Session, as_json: bool) -> int | None:
 @command.command(epilog="Example: zonerd topic create")
 @click.pass_obj
 def create(session: Session) -> None:
-    """Make the topic as kafka.topic_partitions and kafka.topic_replication_factor say; one that is there is left alone."""
+    """Make the topic; one that is there is left alone.
+
+    It gets kafka.topic_partitions and kafka.topic_replication_factor, and its records the broker's time.
+    """
     with Cluster(session.config.kafka, session.sasl_password) as cluster:
         if cluster.incarnation() is not None:
             click.echo(f"topic {session.config.kafka.topic} is there already")
