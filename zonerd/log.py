@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -93,8 +92,3 @@ def _cut(_logger: object, _method: str, line: structlog.typing.EventDict) -> str
         if isinstance(value, str) and len(value) > MAX_VALUE_CHARACTERS and name != "exception":
             line[name] = value[:MAX_VALUE_CHARACTERS] + "…"
     return line
-
-
-def to_stderr(level: Level = "warning") -> None:
-    """Send lines to stderr, for a command whose data goes to stdout."""
-    configure(level, "auto", sys.stderr)

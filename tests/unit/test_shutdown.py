@@ -1,0 +1,75 @@
+"""The request to stop: by a signal, or by the end of the supervisor."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from zonerd.shutdown import Shutdown
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+ORPHAN = """
+import os, sys, time
+from zonerd.shutdown import Shutdown
+if os.fork() == 0:
+    shutdown = Shutdown(os.getppid())
+    print("orphaned" if shutdown.requested else "supervised", flush=True)
+    shutdown.wait(30)
+    print("orphaned" if shutdown.orphaned else "supervised", flush=True)
+else:
+    sys.stdin.read()
+    os._exit(0)
+"""
+
+
+@pytest.fixture
+def shutdown() -> Iterator[Shutdown]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield Shutdown().install()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_a_request_to_stop(shutdown: Shutdown, number: int) -> None:
+    assert not shutdown.requested
+    os.kill(os.getpid(), number)
+    assert shutdown.requested
+    assert not shutdown.orphaned
+
+
+def test_waiting_ends_early_upon_a_signal(shutdown: Shutdown) -> None:
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    begin = time.monotonic()
+    timer.start()
+    shutdown.wait(30)
+    timer.join()
+    assert shutdown.requested
+    assert time.monotonic() - begin < 10
+
+
+def test_waiting_lasts_as_long_as_asked(shutdown: Shutdown) -> None:
+    begin = time.monotonic()
+    shutdown.wait(0.25)
+    assert time.monotonic() - begin >= 0.25
+    assert not shutdown.requested
+
+
+def test_a_process_stops_when_its_supervisor_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdin is not None
+        assert supervisor.stdout.readline() == b"supervised\n"
+        supervisor.stdin.close()
+        assert supervisor.stdout.readline() == b"orphaned\n"
+
+
+def test_the_supervisor_named_must_be_the_parent() -> None:
+    assert not Shutdown(os.getppid()).requested
+    assert Shutdown(os.getppid() + 1).orphaned
