@@ -1,5 +1,6 @@
 """`zonerd demo`: the first thing that anybody runs."""
 
+import json
 import os
 import re
 import signal
@@ -103,6 +104,9 @@ def test_events_flow_a_stop_leaves_no_process_and_the_next_start_goes_on(demo: C
     second.wait_until_events_flow()
     assert figures(r"found ([\d,]+) events", second.said) == [stored]
     wait_for(lambda: max(figures(r"stored ([\d,]+)", second.said), default=0) > stored, second)
+    wait_for(
+        lambda: json.loads(second.zonerd("summary", "--json").stdout or '{"events": 0}')["events"] > stored, second
+    )
     second.signal(signal.SIGINT)
     assert second.ended() == 0
     assert processes_over(first.folder) == []
@@ -117,6 +121,8 @@ def test_its_lines_for_a_second_terminal_work_as_printed(demo: Callable[..., Dem
     shown = subprocess.run(summary, shell=True, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0
     assert "sleep" in shown.stdout
+    proof = one.zonerd("verify")
+    assert proof.returncode == 0, proof.stdout + proof.stderr
     events = tmp_path / "events.jsonl"
     events.write_text('{"user_id":"a@b.c","activity":"commit","timestamp":1700000000}\n' * 7, encoding="utf-8")
     with events.open(encoding="utf-8") as lines:
