@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,7 +16,7 @@ from zonerd.store.audit import Audit
 from zonerd.verify.broker import Broker, check_broker
 from zonerd.verify.counts import check_answers
 from zonerd.verify.coverage import check_history
-from zonerd.verify.noted import Tell, note, settled
+from zonerd.verify.noted import Noted, Tell, note, settled
 from zonerd.verify.published import check_redis
 from zonerd.verify.report import Check, Part, Report
 
@@ -38,17 +39,31 @@ def verify(
     """
     with Audit.open_reader(config.data_dir) as audit:
         noted = note(audit)
-        as_of = {f"{row.topic}/{row.partition}": row.next_offset for row in noted.partitions if row.open}
+        scope = _Scope(config, audit, noted, quick, tell)
         parts = [
-            _part("broker", lambda: _broker(config, sasl_password, audit, quick=quick, tell=tell)),
-            _part(
-                "history",
-                lambda: settled(audit, lambda now: check_history(audit, config.data_dir, now, quick=quick, tell=tell)),
-            ),
-            _part("answers", lambda: _answers(config, audit, quick=quick, tell=tell)),
+            _part("broker", lambda: _broker(scope, sasl_password)),
+            _part("history", lambda: _history(scope)),
+            _part("answers", lambda: _answers(scope)),
             _part("redis", lambda: _redis(config, environment)),
         ]
-    return Report(quick, as_of, parts)
+        return Report(quick, _as_of(noted, note(audit)), parts)
+
+
+class _Scope(NamedTuple):
+    """What is checked, from where on, and how thoroughly."""
+
+    config: Config
+    audit: Audit
+    noted: Noted
+    quick: bool
+    tell: Tell
+
+
+def _as_of(begin: Noted, end: Noted) -> dict[str, int]:
+    """Give for each open partition the offset below which all was looked at: what was taken back meanwhile was not."""
+    still = {row.id: row.next_offset for row in end.partitions if row.open}
+    open_ = [row for row in begin.partitions if row.id in still]
+    return {f"{row.topic}/{row.partition}": min(row.next_offset, still[row.id]) for row in open_}
 
 
 def _part(check: Check, run: Callable[[], Part]) -> Part:
@@ -61,19 +76,28 @@ def _part(check: Check, run: Callable[[], Part]) -> Part:
         return Part(check, "different", str(error), {}, (), 1)
 
 
-def _broker(config: Config, sasl_password: str | None, audit: Audit, *, quick: bool, tell: Tell) -> Part:
-    own = {"queued.max.messages.kbytes": QUEUE_KBYTES, **config.kafka.properties}
-    kafka = msgspec.structs.replace(config.kafka, properties=own)
+def _broker(scope: _Scope, sasl_password: str | None) -> Part:
+    quick, tell, section = scope.quick, scope.tell, scope.config.kafka
+    own = {"queued.max.messages.kbytes": QUEUE_KBYTES, **section.properties}
+    kafka = msgspec.structs.replace(section, properties=own)
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(kafka, sasl_password))
         cluster.incarnation()  # a broker that is away is known before anything is read
         broker = Broker(cluster, stack.enter_context(Reader(kafka, BATCH_BYTES, sasl_password)), kafka.topic)
-        return settled(audit, lambda noted: check_broker(audit, broker, noted, quick=quick, tell=tell))
+        return settled(
+            scope.audit, scope.noted, lambda now: check_broker(scope.audit, broker, now, quick=quick, tell=tell)
+        )
 
 
-def _answers(config: Config, audit: Audit, *, quick: bool, tell: Tell) -> Part:
-    with Answers.open_reader(config.data_dir) as answers:
-        return settled(audit, lambda noted: check_answers(audit, answers, noted, quick=quick, tell=tell))
+def _history(scope: _Scope) -> Part:
+    audit, folder, quick, tell = scope.audit, scope.config.data_dir, scope.quick, scope.tell
+    return settled(audit, scope.noted, lambda now: check_history(audit, folder, now, quick=quick, tell=tell))
+
+
+def _answers(scope: _Scope) -> Part:
+    audit, quick, tell = scope.audit, scope.quick, scope.tell
+    with Answers.open_reader(scope.config.data_dir) as answers:
+        return settled(audit, scope.noted, lambda now: check_answers(audit, answers, now, quick=quick, tell=tell))
 
 
 def _redis(config: Config, environment: Mapping[str, str]) -> Part:

@@ -36,17 +36,17 @@ def check_answers(audit: Audit, answers: Answers, noted: Noted, *, quick: bool, 
         rows = {row.id: row for row in audit.partitions()}
         (_add_up if quick else _count)(audit, snapshot, rows, findings, tell)
     counts = sum(len(ranking) for ranking in snapshot.rankings.values())
-    behind = sum(row.next_offset - _folded(snapshot.cursor, row) for row in noted.partitions)
+    behind = sum(max(0, row.next_offset - _folded(snapshot.cursor, row)) for row in noted.partitions)
     figures = {
         "fold": snapshot.fold,
         "events": snapshot.cursor.events,
         "counts": counts,
-        "offsets_behind": max(0, behind),
+        "offsets_behind": behind,
         "positions": _positions(snapshot.cursor),
     }
     how = "their sums compared" if quick else "each counted afresh"
     said = f"{counts:,} counts of {snapshot.cursor.events:,} events, {how} · fold {snapshot.fold}"
-    return findings.part(said + (f" · {behind:,} offsets not folded yet" if behind > 0 else ""), figures)
+    return findings.part(said + (f" · {behind:,} offsets not folded yet" if behind else ""), figures)
 
 
 def _snapshot_of(audit: Audit, answers: Answers) -> tuple[Snapshot, str | None]:

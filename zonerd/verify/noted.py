@@ -32,14 +32,14 @@ def note(audit: Audit) -> Noted:
         return Noted(tuple(audit.partitions()), audit.last_change())
 
 
-def settled(audit: Audit, check: Callable[[Noted], Part]) -> Part:
-    """Run a check, and run it again if rows were taken back or the topic was replaced meanwhile."""
+def settled(audit: Audit, noted: Noted, check: Callable[[Noted], Part]) -> Part:
+    """Run a check as of the noted positions; and anew, if rows were taken back or the topic was replaced meanwhile."""
     for _ in range(TRIES):
-        noted = note(audit)
         try:
             part = check(noted)
         except Moved:
-            continue
-        if all(change.kind in HARMLESS_CHANGES for change in audit.changes_after(noted.change)):
+            part = None
+        if part is not None and all(change.kind in HARMLESS_CHANGES for change in audit.changes_after(noted.change)):
             return part
+        noted = note(audit)
     raise ServiceUnavailable("store", f"the history was replaced during each of {TRIES} tries; try again later")
