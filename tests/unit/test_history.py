@@ -24,7 +24,8 @@ def history(tmp_path: Path) -> Iterator[History]:
 
 def records(first: int, count: int, partition: int = 0) -> list[Record]:
     return [
-        Record(partition, first + n, 5000, b"k", b"bad" if n % 7 == 3 else encode(n, "a", n, {"n": n})) for n in range(count)
+        Record(partition, first + n, 5000, b"k", b"bad" if n % 7 == 3 else encode(n, "a", n, {"n": n}))
+        for n in range(count)
     ]
 
 

@@ -9,13 +9,20 @@ from pathlib import Path
 import pytest
 
 from zonerd.errors import LockHeld, Refused
-from zonerd.log import logger
 from zonerd.health import Readiness
+from zonerd.log import logger
 from zonerd.shutdown import Shutdown
 from zonerd.store import lock as lock_module
 from zonerd.store.lock import Lock, lock_when_free
 
-HOLD = "import sys, pathlib; from zonerd.store.lock import Lock; l = Lock(pathlib.Path(sys.argv[1]), 'consumer-0'); l.take(); print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import pathlib, sys
+from zonerd.store.lock import Lock
+lock = Lock(pathlib.Path(sys.argv[1]), "consumer-0")
+lock.take()
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -31,7 +38,10 @@ def held(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_a_lock_that_another_process_holds_names_it(tmp_path: Path, held: subprocess.Popen[str]) -> None:
-    with pytest.raises(LockHeld, match=rf"consumer-0 is already running: pid {held.pid} on \S+, since 20"), Lock(tmp_path, "consumer-0"):
+    with (
+        pytest.raises(LockHeld, match=rf"consumer-0 is already running: pid {held.pid} on \S+, since 20"),
+        Lock(tmp_path, "consumer-0"),
+    ):
         pass
 
 
