@@ -56,6 +56,8 @@ class Consumer:
         self._next: dict[int, int] = {}
         self._confirmed: dict[int, int] = {}
         self._noted: dict[int, int] = {}
+        self._looked: dict[int, int] = {}
+        self._held: dict[int, int] = {}
         self._connections_lost = 0
         self._checked_at = 0.0
         self.stalls = Stalls(config.consumer.no_progress_s)
@@ -85,7 +87,7 @@ class Consumer:
 
     def progress(self) -> dict[str, object]:
         """Give how many events were stored since the start, and the lag in records as far as it is known."""
-        lag = sum(self._reader.lag(partition, offset) or 0 for partition, offset in self._next.items())
+        lag = sum(self._lag(partition) for partition in self._next)
         return {"stored": self.stored, "lag": lag, "next": dict(sorted(self._next.items()))}
 
     def caught_up(self, ends: dict[int, int]) -> bool:
@@ -194,9 +196,24 @@ class Consumer:
             self._checked_at = time.monotonic()
             self._noted = dict(self._next)
             self._cluster.ask(self._incarnation)
-            lagging = [partition for partition, offset in self._next.items() if self._reader.lag(partition, offset)]
-            if self.stalls.look(lagging, self._next):
+            self._look_for_open_transactions()
+            if self.stalls.look([partition for partition in self._next if self._lag(partition)], self._next):
                 self.forget()
+
+    def _lag(self, partition: int) -> int:
+        """Give how far a partition is behind its last stable record: what stands behind an open transaction is not."""
+        offset = self._next[partition]
+        return 0 if self._held.get(partition) == offset else self._reader.lag(partition, offset) or 0
+
+    def _look_for_open_transactions(self) -> None:
+        """Ask for the stable end where nothing moved since the last look: the client remembers the other end only."""
+        before, self._looked = self._looked, dict(self._next)
+        for partition, offset in self._next.items():
+            if before.get(partition) == offset and self._reader.lag(partition, offset):
+                if self._cluster.watermarks(partition).high <= offset:
+                    self._held[partition] = offset
+                else:
+                    self._held.pop(partition, None)
 
     def _take_answer(self, known: Incarnation) -> None:
         """Confirm the positions that were noted before the question, if the answer is: still the same topic."""

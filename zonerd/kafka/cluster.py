@@ -184,7 +184,7 @@ class Cluster:
 
     def _metadata(self) -> Any:  # noqa: ANN401 - librdkafka's, and it stays here
         try:
-            return self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+            return self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)  # it learns of new partitions by this, too
         except KafkaException as error:
             raise unavailable(error) from None
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from threading import Thread
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
@@ -15,6 +16,7 @@ from zonerd.kafka.connection import REQUEST_TIMEOUT_S, Notes, build, properties,
 
 _Message: TypeAlias = Any  # librdkafka's; its stubs call every part of it optional
 
+CLOSE_WITHIN_S: Final = 2.0
 COMMIT_INTERVAL_S: Final = 1.0
 RECOMMIT_INTERVAL_S: Final = 3600.0
 """Committed offsets expire (after 7 days by default) when nobody commits them again."""
@@ -63,7 +65,7 @@ class Reader:
         self._committed: dict[int, int] = {}
         self._committed_at = time.monotonic()
         self._unanswered = 0
-        self._knows_leaders = False
+        self._knows_leaders_of: set[int] = set()
         values = {**_DEFAULTS, **properties(kafka, sasl_password, self.notes), **_PROMISES}
         self._consumer = build(Consumer, {**values, "group.id": kafka.group_id, "on_commit": self._on_commit})
 
@@ -73,16 +75,19 @@ class Reader:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
     ) -> None:
-        self._consumer.close()
+        # With its broker gone, librdkafka waits in here for an answer to the last commit, past any stop.
+        closing = Thread(target=self._consumer.close, daemon=True)
+        closing.start()
+        closing.join(0 if self._unanswered else CLOSE_WITHIN_S)
 
     def assign(self, offsets: Mapping[int, int]) -> None:
         """Read these partitions, and no others, from these offsets on; what was taken in advance is dropped."""
         self._pending = []
         try:
             self._consumer.assign([TopicPartition(self._topic, *place) for place in offsets.items()])
-            if not self._knows_leaders:  # else the first records wait up to a second for a timer of librdkafka's
+            if not self._knows_leaders_of.issuperset(offsets):  # else records wait for a timer of librdkafka's
                 self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)
-                self._knows_leaders = True
+                self._knows_leaders_of.update(offsets)
         except KafkaException as error:
             raise unavailable(error) from None
 
@@ -102,7 +107,7 @@ class Reader:
         return max(0, self._cached_watermarks(partition)[0])
 
     def lag(self, partition: int, next_offset: int) -> int | None:
-        """Give how many offsets the last stable record is ahead of this position; None while not known."""
+        """Give how many offsets the log's end, open transactions included, is ahead of this; None while not known."""
         low, high = self._cached_watermarks(partition)
         return None if high < 0 else max(0, high - max(next_offset, low))
 
