@@ -606,6 +606,27 @@ def test_a_difference_is_the_answer_even_where_a_service_is_away(world: World) -
     assert report.exit_code == ANSWER_IS_NO
 
 
+def test_a_difference_found_before_the_broker_froze_is_still_the_answer(world: World, broker: KafkaBroker) -> None:
+    world.damage("events.db", f"delete from events where {P0} and offset = 100")
+    frozen: list[str] = []
+
+    def freeze(check: str, _done: int, _of: int) -> None:
+        if not frozen:
+            frozen.append(check)
+            broker.pause()
+
+    began = time.monotonic()
+    try:
+        report = verify(world.config, None, {}, quick=False, tell=freeze)
+    finally:
+        broker.resume()
+    assert frozen == ["broker"]
+    assert report.exit_code == ANSWER_IS_NO
+    assert f"broker: {world.topic}/0, offset 100: the broker has a record" in named(report)
+    assert "not compared to the end: kafka: " in "\n".join(report.lines())
+    assert time.monotonic() - began < 30
+
+
 def test_without_answers_it_exits_69_and_without_a_history_too(world: World) -> None:
     for path in world.config.data_dir.glob("rollups.db*"):
         path.unlink()

@@ -58,29 +58,46 @@ class Broker(NamedTuple):
 def check_broker(audit: Audit, broker: Broker, noted: Noted, *, quick: bool, tell: Tell) -> Part:
     """Read what the broker has of each open partition, and compare it with what is stored, up to the noted offsets.
 
-    `quick` reads the newest records only. Raises ServiceUnavailable where the topic cannot be read, and
-    Moved if it became another one meanwhile.
+    `quick` reads the newest records only. Raises ServiceUnavailable where the topic cannot be read, unless something
+    was found to differ before, and Moved if it became another one meanwhile.
     """
     findings, compared = Findings("broker"), Compared()
-    found = _find(broker)
-    rows = _ours(found, noted.partitions, findings)
-    marks = {row.partition: _watermarks(broker.cluster, row) for row in rows}
-    starts = {row.id: _start(row, marks[row.partition], quick=quick) for row in rows}
+    try:
+        found = _find(broker)
+        rows = _ours(found, noted.partitions, findings)
+        _compare_all(audit, broker, rows, findings, compared, quick=quick, tell=tell)
+        others = (row for row in noted.partitions if row not in rows)
+        compared.closed = sum(_stored_between(audit, row, row.first_offset, row.next_offset) for row in others)
+        compared.not_stored = _not_stored(broker.cluster, found, {row.partition: row for row in rows})
+        committed = _check_committed(audit, broker.cluster, rows, findings)
+        if _find(broker) != found:
+            raise Moved
+    except ServiceUnavailable as error:
+        if not findings.total:
+            raise
+        return findings.part(f"not compared to the end: {error}", {})
+    return _part(findings, compared, found, committed, quick=quick)
+
+
+def _compare_all(  # noqa: PLR0913 - what is compared, and where to say so
+    audit: Audit,
+    broker: Broker,
+    rows: Sequence[Partition],
+    findings: Findings,
+    compared: Compared,
+    *,
+    quick: bool,
+    tell: Tell,
+) -> None:
+    marks = {row.id: _watermarks(broker.cluster, row) for row in rows}
+    starts = {row.id: _start(row, marks[row.id], quick=quick) for row in rows}
     compared.total = sum(max(0, row.next_offset - starts[row.id]) for row in rows)
     for row in rows:
-        low, high = marks[row.partition]
+        low, high = marks[row.id]
         compared.expired += _stored_between(audit, row, row.first_offset, min(low, row.next_offset))
         if high < row.next_offset:
             findings.differ(f"the broker's log ends at {high}, below the {row.next_offset} stored", row)
         Comparison(audit, broker, row, findings, compared, tell).run(starts[row.id], min(high, row.next_offset))
-    compared.closed = sum(
-        _stored_between(audit, row, row.first_offset, row.next_offset) for row in noted.partitions if row not in rows
-    )
-    compared.not_stored = _not_stored(broker.cluster, found, {row.partition: row for row in rows})
-    committed = _check_committed(audit, broker.cluster, rows, findings)
-    if _find(broker) != found:
-        raise Moved
-    return _part(findings, compared, found, committed, quick=quick)
 
 
 def _find(broker: Broker) -> Incarnation:

@@ -99,7 +99,24 @@ class Report(NamedTuple):
             yield f"and {differing_in_all - len(self.named):,} more"
 
     def as_object(self) -> dict[str, Any]:
-        """Give the report for programs, as `zonerd verify --help` says."""
+        """Give the report for programs; fields are only ever added.
+
+        `schema` (1), `quick`, `exit_code`; `as_of`: `<topic>/<partition>` → the offset below which this holds;
+        `checks`: `broker`, `history`, `answers` and `redis`, each with `result` (equal, different, unavailable or
+        disabled), `differing` (how many differences), `said` (its line), and, unless it is unavailable or disabled,
+        its figures:
+
+        - broker: `cluster_id`, `topic`, `topic_id`; `events` and `dead_letters` compared; `in_gaps_by_hand`: records
+          stepped over by hand; `committed_partitions`; `not_stored_yet`: offsets behind the noted ones;
+          `not_checkable`: stored records that are `expired` or `compacted` at the broker, or of `other_incarnations`.
+        - history: `offsets`, and the `events`, `dead_letters` and `gap_offsets` that they are; `partitions` (rows);
+          `integrity` (ok, damaged, skipped, or given up) and how long it took, `integrity_s`.
+        - answers: `fold`, `events`, `counts`, `offsets_behind`; `positions`: up to where each partition is folded.
+        - redis: `fold`, `state`, `age_s`, `events`, `keys`, `positions`; the first two are null if it has no `as_of`.
+
+        `differences`: the first MAX_NAMED, each with `check`, `topic`, `partition`, `offset` (null where it has no such
+        place) and `what`.
+        """
         return {
             "schema": SCHEMA,
             "quick": self.quick,
