@@ -206,10 +206,11 @@ def test_line_ends_and_a_byte_order_mark_are_not_sent(trial: Trial) -> None:
 def test_a_line_too_large_for_kafka_is_refused_and_its_neighbours_arrive(trial: Trial) -> None:
     large, huge = b"x" * 1_048_700, b"y" * 2_000_000
     done = trial.run("send", str(trial.file(event(1), large, event(2), huge, event(3))))
+    assert Counter(len(value or b"") for value in trial.values()) == Counter([len(event(1))] * 3), done.stdout
+    assert trial.values() == Counter([event(1), event(2), event(3)])
     assert done.returncode == 1
     assert "sent 3, invalid 0, refused 2" in done.stdout
     assert set(re.findall(r"line (\d+): refused", done.stderr)) == {"2", "4"}
-    assert trial.values() == Counter([event(1), event(2), event(3)])
 
 
 def test_where_the_topic_takes_less_than_a_batch_only_what_is_too_large_itself_is_refused(trial: Trial) -> None:
