@@ -247,3 +247,22 @@ def test_it_stops_when_whoever_started_it_is_gone(up: Callable[..., Supervised])
         other.kill()
     assert one.ended() == 0
     assert "gone" in one.out.read_text(encoding="utf-8")
+
+
+def test_a_broker_that_has_just_died_does_not_hold_up_a_stop(tmp_path: Path):
+    held = "from zonerd.kafka.embedded import EmbeddedBroker as B; import time; b = B(); b.make_topic('user_activity')"
+    code = f"{held}; print(b.bootstrap_servers, flush=True); time.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        address = broker.stdout.readline().strip()
+        overrides = [f"-Xkafka.bootstrap_servers={address}", f"-Xstore.data_dir={tmp_path}", "-Xredis.enabled=false"]
+        command = [*ZONERD, *overrides, "-Xproducer.source=simulate"]
+        log = tmp_path / "consumer.log"
+        with log.open("wb") as out, subprocess.Popen([*command, "producer"], stdout=subprocess.DEVNULL) as producer:
+            consumer = subprocess.Popen([*command, "consumer"], stdout=out, stderr=subprocess.STDOUT)
+            stored = tmp_path / "events.db-wal"
+            wait_for(lambda: stored.exists() and stored.stat().st_size > 100_000, log)
+            producer.kill()
+        broker.kill()
+    consumer.terminate()
+    assert consumer.wait(10) == 0
