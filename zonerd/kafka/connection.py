@@ -41,6 +41,8 @@ class Notes(logging.Handler):
         text = line.getMessage()
         if text.startswith("FAIL ") and "in state UP)" in text:
             self.connections_lost += 1  # the error callback hears only of connections that could not be made
+        if text.startswith("CONFWARN ") and "will be ignored by this" in text:
+            return  # kafka.properties is one list for producers and consumers
         if not self.lines or _DIGITS.sub("", self.lines[-1]) != _DIGITS.sub("", text):
             self.lines.append(text)
 
