@@ -1,4 +1,5 @@
-"""Runs zonerd with one thing changed: killed at a point, or deliberately broken. `changes.py NAME zonerd's arguments`."""
+"""Runs zonerd with one thing changed, killed at a point or deliberately broken: `changes.py NAME its arguments`."""
+# ruff: noqa: ANN401, N802 - it stands in for functions of others, and calls them as they are called
 
 import os
 import re
@@ -119,9 +120,9 @@ def _before_statement(beginning: str, of_a_batch: int = 1) -> None:
         if sql.startswith("update partitions\nset next_offset") and not state["appending"]:
             state["appending"] = True
             state["batch"] = next(begun)
-        if state["appending"] and state["batch"] >= BATCHES_BEFORE and sql.startswith(beginning):
-            if next(seen) == of_a_batch:
-                die()
+        ripe = state["appending"] and state["batch"] >= BATCHES_BEFORE
+        if ripe and sql.startswith(beginning) and next(seen) == of_a_batch:
+            die()
         return True
 
     def opening(*place: Any) -> apsw.Connection:
@@ -152,7 +153,7 @@ def nothing() -> None:
 
 
 def blind_for_a_while() -> None:
-    """Take the topic for the known one until 1000 offsets are stored: as if it had been replaced since the last look."""
+    """Take the topic for the known one until 1000 offsets are stored: it was replaced since the last look."""
     recognise, check = Topic.recognise, consumer.Consumer._check
 
     def recognising(self: Topic) -> Any:

@@ -129,6 +129,38 @@ def test_it_stops_within_ten_seconds_though_the_broker_hangs(
         own_broker.resume()
 
 
+@pytest.mark.parametrize("grown_past_us", [False, True])
+def test_a_broker_restored_from_an_older_copy_is_not_our_topic(
+    alone: Trial, own_broker: KafkaBroker, tmp_path: Path, grown_past_us: bool
+) -> None:
+    alone.create_topic(1)
+    alone.produce_events(100)
+    own_broker.stop()
+    shutil.copytree(own_broker.data, tmp_path / "copy")
+    own_broker.start()
+    alone.produce_events(100)
+    running = alone.start()
+    alone.wait_until_stored()
+    running.wait_for("ready")
+    own_broker.stop()
+    shutil.rmtree(own_broker.data)
+    shutil.copytree(tmp_path / "copy", own_broker.data)
+    if grown_past_us:
+        running.pause()
+    own_broker.start()
+    if grown_past_us:
+        alone.numbers = 5000
+        alone.produce_events(150)
+        running.go_on()
+    reason = running.wait_for("not_ready", check="topic")["reason"]
+    assert ("another record at offset 199" if grown_past_us else "ends at 100, below our 200") in reason
+    assert alone.next_offsets() == {0: 200}
+    assert alone.run("topic", "accept", "--yes").returncode == 0
+    alone.wait_until_stored()
+    assert running.stop() == 0
+    alone.assert_exact()
+
+
 # Stopping
 
 
@@ -150,7 +182,8 @@ def test_it_ends_when_the_supervisor_that_started_it_is_gone(trial: Trial, tmp_p
     words = [sys.executable, "-m", "zonerd", *trial.options(), "consumer"]
     program = (
         "import os, subprocess, sys; os.environ['ZONERD_SUPERVISED'] = str(os.getpid());"
-        "child = subprocess.Popen(sys.argv[2:], stdout=open(sys.argv[1], 'wb')); print(child.pid, flush=True); child.wait()"
+        "child = subprocess.Popen(sys.argv[2:], stdout=open(sys.argv[1], 'wb'));"
+        "print(child.pid, flush=True); child.wait()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(log), *words], stdout=subprocess.PIPE, text=True
