@@ -67,7 +67,8 @@ class Reader:
         self._unanswered = 0
         self._knows_leaders_of: set[int] = set()
         values = {**_DEFAULTS, **properties(kafka, sasl_password, self.notes), **_PROMISES}
-        self._consumer = build(Consumer, {**values, "group.id": kafka.group_id, "on_commit": self._on_commit})
+        self._values = {**values, "group.id": kafka.group_id, "on_commit": self._on_commit}
+        self._consumer = build(Consumer, self._values)
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +153,7 @@ class Reader:
             if taken.troubled:
                 raise ServiceUnavailable("kafka", _first_trouble(taken))
             if time.monotonic() > deadline:
+                self._begin_anew()
                 raise ServiceUnavailable("kafka", "the records at our anchors did not come in time")
             self._leave(offsets, answers)
         self.assign({})
@@ -208,6 +210,16 @@ class Reader:
             if size > self._batch_bytes and number:
                 return number
         return len(messages)
+
+    def _begin_anew(self) -> None:
+        """Forget all that the client knows: it never believes a leader whose epoch is below the last it saw.
+
+        So it is for ever silent about a broker that was restored from an older copy.
+        """
+        self._consumer.close()
+        self._unanswered = 0
+        self._knows_leaders_of.clear()
+        self._consumer = build(Consumer, self._values)
 
     def _leave(self, offsets: Mapping[int, int], answers: Mapping[int, object]) -> None:
         """Stop fetching the partitions that have answered, so that the others come through."""
