@@ -11,6 +11,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from consuming import Running, Trial, event, until
 
 from services.kafka import KafkaBroker
@@ -447,3 +448,31 @@ def test_the_group_shows_in_kafka_how_far_the_store_is_though_nothing_comes(tria
     trial.wait_until_stored()
     until(lambda: trial.committed() == trial.next_offsets(), 10)
     assert running.stop() == 0
+
+
+def test_offsets_that_are_set_back_in_kafka_store_nothing_twice(trial: Trial) -> None:
+    trial.create_topic(2)
+    trial.produce_events(400)
+    trial.catch_up()
+    reader = Consumer({"bootstrap.servers": trial.bootstrap_servers, "group.id": trial.topic})
+    reader.commit(offsets=[TopicPartition(trial.topic, partition, 0) for partition in (0, 1)], asynchronous=False)
+    reader.close()
+    assert trial.committed() == {0: 0, 1: 0}
+    trial.produce_events(400)
+    trial.catch_up()
+    assert trial.assert_exact().records == 800
+
+
+def test_another_program_in_our_group_is_named_and_harmless(trial: Trial) -> None:
+    trial.create_topic(2)
+    foreign = Consumer({"bootstrap.servers": trial.bootstrap_servers, "group.id": trial.topic})
+    foreign.subscribe([trial.topic])
+    until(lambda: foreign.poll(0.1) or foreign.assignment())
+    running = trial.start()
+    trial.produce_events(400)
+    line = running.wait_for("group_in_use")
+    assert line["group"] == trial.topic
+    trial.wait_until_stored()
+    assert running.stop() == 0
+    foreign.close()
+    assert trial.assert_exact().records == 400
