@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from zonerd import __version__, config, errors, log
+from zonerd import __version__, config, errors, hints, log
 from zonerd.shutdown import Shutdown
 
 COMMANDS = (
@@ -101,6 +101,14 @@ class Session:
         for override in self.overrides:
             options += ["-X", override]
         return [sys.executable, "-m", "zonerd", *options]
+
+    def typed(self, *words: str) -> str:
+        """Give the line that a person can type to run these words with this configuration."""
+        cwd = Path.cwd()
+        options = ["-c", hints.shown(self.config_file, cwd)] if self.config_file else []
+        for override in self.overrides:
+            options += ["-X", override]
+        return hints.shell_line(hints.typed(sys.argv[0], cwd), [*options, *words])
 
     def process_log(self, process: str) -> log.Log:
         """Give the log of a process: lines on stdout, as the configuration says."""

@@ -2,7 +2,6 @@
 
 import os
 import select
-import shlex
 import sys
 import tempfile
 import time
@@ -123,7 +122,7 @@ def command(session: Session, file: str, from_line: int, check: bool) -> int:
     """
     session.command_log("send")
     stop = session.shutdown()
-    again = _command_line(session, file, check=check)
+    again = session.typed("send", file, *(["--check"] if check else []))
     with ExitStack() as stack:
         stream = stack.enter_context(_open(file, session, stop, again, from_line, spool=check))
         screen = stack.enter_context(bar(_size(stream), quiet=session.verbosity < 0))
@@ -283,13 +282,3 @@ def _size(stream: BinaryIO) -> int | None:
 def _counts(sent: int, tally: Tally, started: float) -> str:
     counts = f"sent {sent}, invalid {tally.invalid}, refused {tally.refused}, empty {tally.empty}"
     return f"{counts}; {time.monotonic() - started:.1f} s"
-
-
-def _command_line(session: Session, file: str, *, check: bool) -> str:
-    """Give the command, as a shell takes it, that `--from-line N` completes."""
-    words = ["zonerd"]
-    if session.config_file is not None:
-        words += ["-c", str(session.config_file)]
-    for override in session.overrides:
-        words += ["-X", override]
-    return shlex.join([*words, "send", file, *(["--check"] if check else [])])

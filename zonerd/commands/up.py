@@ -1,12 +1,10 @@
 """`zonerd up`: all processes, under supervisord in the foreground."""
 
 import os
-import sys
-from pathlib import Path
 
 import click
 
-from zonerd import __version__, hints, supervise
+from zonerd import __version__, supervise
 from zonerd.cli import Session
 from zonerd.config import Config
 from zonerd.store.lock import Lock
@@ -32,9 +30,7 @@ def command(session: Session) -> int:
 
 
 def _announcement(session: Session, config: Config, place: supervise.Place) -> str:
-    cwd = Path.cwd()
-    arguments = ["-c", hints.shown(session.config_file, cwd)] if session.config_file else []
-    zonerd = hints.shell_line(hints.typed(sys.argv[0], cwd), arguments)
+    zonerd = session.typed()
     producer = "idle (producer.source = none)" if config.producer.source == "none" else config.producer.source
     lines = [
         f"zonerd {__version__} on {config.data_dir}",
