@@ -55,7 +55,7 @@ class Consumer:
         self._rows: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
         self._confirmed: dict[int, int] = {}
-        self._noted: dict[int, int] = {}
+        self._noted: dict[int, int] | None = None
         self._looked: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._connections_lost = 0
@@ -106,7 +106,7 @@ class Consumer:
         self._confirmed = {partition: row.confirmed_offset for partition, row in self._rows.items()}
         self._reader.assign({p: offset for p, offset in self._next.items() if not self.stalls.resting(p)})
         self._reader.note_stored(self._next)
-        self._noted = {}
+        self._noted = None
         self._log.info("partitions_assigned", partitions=sorted(self._next), next=self._next)
 
     def _standings(self) -> dict[int, Standing]:
@@ -190,8 +190,8 @@ class Consumer:
         """See every CHECK_INTERVAL_S whether it is still the same topic, has new partitions, and each one moves."""
         if self._incarnation is None:
             return
-        if self._noted:
-            self._take_answer(self._incarnation)
+        if self._noted is not None:
+            self._take_answer(self._incarnation, self._noted)
         elif time.monotonic() - self._checked_at >= CHECK_INTERVAL_S:
             self._checked_at = time.monotonic()
             self._noted = dict(self._next)
@@ -215,12 +215,12 @@ class Consumer:
                 else:
                     self._held.pop(partition, None)
 
-    def _take_answer(self, known: Incarnation) -> None:
+    def _take_answer(self, known: Incarnation, noted: dict[int, int]) -> None:
         """Confirm the positions that were noted before the question, if the answer is: still the same topic."""
         now = self._cluster.answer(known)
         if now is None:
             return
-        noted, self._noted = self._noted, {}
+        self._noted = None
         if now != known:
             if {*now.partitions} > {*known.partitions} and now.topic_id == known.topic_id:
                 self._log.info("partitions_added", partitions=sorted({*now.partitions} - {*known.partitions}))

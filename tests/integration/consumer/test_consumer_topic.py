@@ -141,6 +141,19 @@ def test_partitions_added_while_it_runs_are_read_from_their_beginning(trial: Tri
     assert trial.assert_exact().records == 1200
 
 
+def test_a_process_without_a_partition_gets_the_one_that_is_added_for_it(trial: Trial) -> None:
+    trial.create_topic(4)
+    running = trial.start(number=5, consumer__processes=8)
+    running.wait_for("ready")
+    trial.add_partitions(8)
+    running.wait_for("partitions_assigned", partitions=[5])
+    trial.produce_events(800)
+    until(lambda: trial.next_offsets().get(5) == 100)
+    assert running.stop() == 0
+    trial.catch_up()
+    trial.assert_exact()
+
+
 # Rows 12 and 31
 
 
