@@ -133,7 +133,8 @@ class Topic:
         if found is not None:
             return found
         if self._consumer.on_topic_recreated == "stop" and any(row.open for row in self._history.partitions(topic)):
-            raise ServiceUnavailable("kafka", f"topic {topic} is gone; its history is kept, and it is not made again")
+            way_on = "`zonerd topic create` makes it anew, `zonerd topic accept` goes on with it"
+            raise ServiceUnavailable("kafka", f"topic {topic}, whose history is stored here, is gone; {way_on}")
         return self._cluster.found_or_made()
 
     def _rows(self, found: Incarnation) -> list[Partition]:
