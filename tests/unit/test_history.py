@@ -77,6 +77,14 @@ def test_a_second_replacement_of_the_same_row_does_nothing(history: History) -> 
     assert not history.replace(old, None, None)
 
 
+def test_a_row_that_grew_since_it_was_read_is_not_replaced(history: History) -> None:
+    old = row(history)
+    history.append([piece(0, 10)], ids(history))
+    with pytest.raises(StoreUnavailable, match="grew"):
+        history.replace(old, None, None)
+    assert row(history).next_offset == 10
+
+
 def test_what_is_taken_back_leaves_what_lies_before(history: History) -> None:
     history.append([piece(0, 100)], ids(history))
     gap = Slice(0, 100, 120, gaps=[Gap(100, 119, "not_delivered")])

@@ -35,7 +35,7 @@ insert or ignore into partitions
 values (:cluster_id, :topic, :topic_id, :partition, :offset, :offset, :offset);
 
 -- name: close_partition
-update partitions set closed_ms = :now_ms where id = :id and closed_ms is null;
+update partitions set closed_ms = :now_ms where id = :id and closed_ms is null and next_offset = :next_offset;
 
 -- name: reopen_partition
 update partitions set closed_ms = null where id = :id;

@@ -167,11 +167,15 @@ class History:
 
         From `from_offset` on, what was stored of it is taken back: those records were already the
         new topic's. A `new` that has a row already (an earlier incarnation is back) is opened again.
-        False: another process has closed it before, and nothing was done.
+        False: another process has closed it before, and nothing was done. Raises StoreUnavailable when `old`
+        has grown since it was read: what came last may be the new topic's too, so look again.
         """
         with transaction(self._connection):
-            self._connection.execute(self._sql["close_partition"], {"id": old.id, "now_ms": _now_ms()})
+            place = {"id": old.id, "next_offset": old.next_offset, "now_ms": _now_ms()}
+            self._connection.execute(self._sql["close_partition"], place)
             if self._connection.changes() == 0:
+                if any(row.open and row.id == old.id for row in self.partitions(old.topic)):
+                    raise StoreUnavailable(f"partition {old.partition} grew while its topic was taken over")
                 return False
             if from_offset is not None and from_offset < old.next_offset:
                 self._take_back(old, from_offset)
