@@ -6,8 +6,8 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, Final, Literal, NamedTuple, get_args
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -139,7 +139,12 @@ class Loaded(NamedTuple):
     path: Path | None
 
 
-SECRETS: Final = frozenset({"sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem"})
+SECRETS: Final = frozenset(
+    {
+        "sasl.oauthbearer.client.secret", "sasl.oauthbearer.config", "sasl.password", "ssl.key.password", "ssl.key.pem",
+        "ssl.keystore.password", "ssl_key",
+    }
+)  # fmt: skip
 """Kafka properties that come from a file only, never from the configuration."""
 
 REFUSED_PROPERTIES: Final = frozenset(
@@ -195,8 +200,15 @@ def read_secret(file: str, credential: str, environment: Mapping[str, str]) -> s
         return None
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationRefused([f"{credential}: the file cannot be read: {type(error).__name__}"]) from None
+    except UnicodeDecodeError:
+        problem = "not UTF-8"
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    key = _SECRET_FILES[credential] if file else f"the credential {credential}"
+    raise ConfigurationRefused([f"{key}: the file cannot be read: {problem}"])
+
+
+_SECRET_FILES: Final = {"kafka_sasl_password": "kafka.sasl_password_file", "redis_password": "redis.password_file"}
 
 
 def _file_layer(path: Path) -> Layer:
@@ -273,7 +285,7 @@ def _convert_key(  # noqa: PLR0913 - one key, where it goes, and whom to blame
     try:
         into[name] = msgspec.convert(value, kinds[name], strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
-        problems.append(f"{origin}: {section}.{key}: {_wanted(error)}")
+        problems.append(f"{origin}: {section}.{key}: {_wanted(error, kinds[name])}")
 
 
 def _as_property(value: object) -> object:
@@ -289,7 +301,7 @@ def _parse_table(text: str) -> object:
         return text
 
 
-def _wanted(error: Exception) -> str:
+def _wanted(error: Exception, wanted: object) -> str:
     """Keep of msgspec's message what was wanted: an invalid value itself would be printed otherwise."""
     text = str(error)
     if text.startswith("Object contains unknown field"):
@@ -297,7 +309,9 @@ def _wanted(error: Exception) -> str:
     kind = re.match(r"Expected `([^`]*)`", text)
     if kind:
         return f"must be {_KINDS.get(kind.group(1), kind.group(1))}"
-    return "is not one of the values it may have" if "enum value" in text else "has a value it may not have"
+    if "enum value" in text and get_args(wanted):
+        return f"must be one of {', '.join(get_args(wanted))}"
+    return "has a value it may not have"
 
 
 _KINDS: Final = {"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false"}
@@ -406,13 +420,21 @@ def _redis_complaints(redis: Redis) -> Iterator[str]:
     try:
         url = urlsplit(redis.url)
         scheme, host, password, _ = url.scheme, url.hostname, url.password, url.port
+        options = parse_qs(url.query, keep_blank_values=True)
     except ValueError:
         yield "redis.url: not a URL"
         return
     if scheme not in ("redis", "rediss", "unix"):
         yield "redis.url: must begin with redis://, rediss:// or unix://"
-    if password is not None:
+    if password is not None or "password" in options:
         yield "redis.url: a password belongs in a file (redis.password_file)"
+    if options.keys() - {"db", "password"}:
+        yield "redis.url: takes no option but db"
+    numbers = [*options.get("db", ()), url.path.strip("/") if scheme != "unix" else ""]
+    if any(re.fullmatch("[0-9]*", number) is None for number in numbers):
+        yield "redis.url: a database is a number"
+    if scheme == "unix" and not url.path:
+        yield "redis.url: unix:// must name a socket"
     if scheme == "redis" and not _is_loopback(host or "localhost") and not redis.allow_plaintext:
         yield "redis.url: beyond this machine rediss:// is wanted, or redis.allow_plaintext = true"
 

@@ -229,6 +229,29 @@ def test_a_url_that_stays_on_the_machine_or_is_encrypted_is_good(url: str) -> No
     assert load(None, {}, [f"redis.url={url}"]).config.redis.url == url
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost/0?password=hunter2",
+        "redis://:hunter2@localhost/0",
+        "redis://localhost/hunter2",
+        "unix:///run/x.sock?db=hunter2",
+        "rediss://far.example/0?ssl_cert_reqs=none",
+        "redis://localhost/0?decode_responses=hunter2",
+        "unix://",
+    ],
+)
+def test_a_url_with_a_secret_an_option_or_half_a_place_is_refused_without_its_value(url: str) -> None:
+    (problem,) = _problems(None, {}, f"redis.url={url}")
+    assert problem.startswith("redis.url: ")
+    assert "hunter2" not in problem
+
+
+def test_a_word_that_is_none_of_a_few_is_answered_with_the_few() -> None:
+    (problem,) = _problems(None, {}, "log.level=loud")
+    assert problem.endswith("log.level: must be one of debug, info, warning, error")
+
+
 def test_plain_text_beyond_the_machine_needs_a_word() -> None:
     assert load(None, {}, ["redis.url=redis://far.example", "redis.allow_plaintext=true"]).config.redis.allow_plaintext
 
@@ -248,8 +271,20 @@ def test_a_secret_that_cannot_be_read_is_refused_without_its_bytes(tmp_path: Pat
     path = tmp_path / "file"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigurationRefused, match=r"^redis_password: the file cannot be read: \w+$"):
+    with pytest.raises(ConfigurationRefused, match=r"^redis.password_file: the file cannot be read: [\w -]+$"):
         read_secret(str(path), "redis_password", {})
+
+
+def test_a_check_reads_the_secrets_and_asks_the_clients_about_their_properties(tmp_path: Path) -> None:
+    for override, named in (
+        ("kafka.sasl_password_file=/nowhere", "kafka.sasl_password_file"),
+        ("redis.password_file=/nowhere", "redis.password_file"),
+        ("kafka.properties.no.such.property=hunter2", "no.such.property"),
+    ):
+        bad = _run("-X", f"store.data_dir={tmp_path}", "-X", override, "config", "check")
+        assert isinstance(bad.exception, ConfigurationRefused), override
+        assert named in str(bad.exception)
+        assert "hunter2" not in str(bad.exception)
 
 
 def test_the_reference_file_says_every_key_with_its_default(tmp_path: Path) -> None:

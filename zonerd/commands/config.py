@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from zonerd.cache import Cache
 from zonerd.cli import Session
 from zonerd.config import flatten
 from zonerd.errors import Refused
+from zonerd.kafka.cluster import Cluster
 
 
 @click.group(epilog="Example: zonerd config show --origin")
@@ -19,7 +21,13 @@ def command() -> None:
 @command.command(epilog="Example: zonerd -c etc/zonerd.toml config check")
 @click.pass_obj
 def check(session: Session) -> None:
-    """Check the configuration; each error is one line, and the exit code is 78."""
+    """Check the configuration; each error is one line, and the exit code is 78.
+
+    Files of passwords are read and Kafka's properties tried, but no service is asked anything.
+    """
+    config = session.config
+    with Cluster(config.kafka, session.sasl_password):
+        Cache.of(config.redis, session.environment)
     click.echo(f"{session.loaded.path or 'the defaults'}: good")
 
 
