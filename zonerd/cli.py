@@ -86,13 +86,18 @@ class Session:
     @cached_property
     def config(self) -> config.Config:
         """The configuration; as root over another owner's data directory, this process becomes that owner."""
-        _become_owner(self.loaded.config.data_dir)
+        become_owner(self.loaded.config.data_dir)
         return self.loaded.config
 
     @cached_property
     def sasl_password(self) -> str | None:
         """The password for Kafka, from its file or from systemd's credential; None where there is neither."""
         return config.read_secret(self.config.kafka.sasl_password_file, "kafka_sasl_password", self.environment)
+
+    def refuse_unreadable_secrets(self) -> None:
+        """Read the passwords only to raise ConfigurationRefused where their files cannot be read."""
+        config.read_secret(self.config.kafka.sasl_password_file, "kafka_sasl_password", self.environment)
+        config.read_secret(self.config.redis.password_file, "redis_password", self.environment)
 
     @property
     def arguments(self) -> list[str]:
@@ -163,7 +168,7 @@ def _config_place() -> Path | None:
     return next((place for place in CONFIG_PLACES if place.exists()), None)
 
 
-def _become_owner(data_dir: Path) -> None:
+def become_owner(data_dir: Path) -> None:
     """Drop root for the owner of the data directory: a file of root's there would lock the owner out."""
     if os.geteuid() != 0 or not data_dir.exists():
         return

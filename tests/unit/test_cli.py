@@ -49,6 +49,12 @@ def test_the_help_of_zonerd_itself_fits_a_screen_and_says_where_to_begin() -> No
     assert "zonerd demo" in result.output
 
 
+def test_the_list_of_commands_says_what_each_does_in_a_line_of_80_columns() -> None:
+    listed = CliRunner().invoke(cli.zonerd, ["--help"], terminal_width=80).output.partition("Commands:")[2]
+    assert "..." not in listed
+    assert all(f"  {name} " in listed for name in cli.COMMANDS)
+
+
 def test_every_command_has_its_file_and_every_file_its_command() -> None:
     files = {path.stem for path in Path(cli.__file__).with_name("commands").glob("*.py")} - {"__init__"}
     assert set(cli.COMMANDS) <= files

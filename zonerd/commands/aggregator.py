@@ -7,7 +7,10 @@ from zonerd.cli import Session
 from zonerd.config import read_secret
 
 
-@click.command(epilog="Example: zonerd aggregator --until-caught-up")
+@click.command(
+    short_help="Count every stored event exactly once; keep Redis up to date.",
+    epilog="Example: zonerd aggregator --until-caught-up",
+)
 @click.option("--until-caught-up", is_flag=True, help="End once all that is stored is counted and published.")
 @click.pass_obj
 def command(session: Session, until_caught_up: bool) -> None:

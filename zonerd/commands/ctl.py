@@ -7,6 +7,7 @@ from zonerd.cli import Session
 
 
 @click.command(
+    short_help="Show, start and stop the processes of `zonerd up`.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: zonerd ctl status",
 )

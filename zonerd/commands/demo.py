@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zonerd import demo, hints
-from zonerd.cli import Session
+from zonerd.cli import Session, become_owner
 from zonerd.demo import Screen
 from zonerd.demo.looks import Seen
 from zonerd.demo.place import Place, Wanted
@@ -24,7 +24,10 @@ SHOWN_ACTIVITIES = 10
 GIT_LOG = """git log --format='{"user_id":"%ae","activity":"commit","timestamp":%at}'"""
 
 
-@click.command(epilog="Example: zonerd demo --rate 1000 --for 30")
+@click.command(
+    short_help="Run the whole pipeline here, on a broker and a cache of its own.",
+    epilog="Example: zonerd demo --rate 1000 --for 30",
+)
 @click.option(
     "--dir",
     "folder",
@@ -57,6 +60,7 @@ def command(session: Session, folder: Path, rate_per_s: float, for_s: float | No
     Ctrl-C or SIGTERM stops it in order, a second one at once. While it runs, every other command
     works from a second terminal, with -c DIR/zonerd.toml.
     """
+    become_owner(folder)
     screen: Screen = TableScreen() if sys.stdout.isatty() else LineScreen()
     wanted = Wanted(folder, rate_per_s, for_s, session.overrides)
     return demo.run(wanted, session.environment, session.shutdown(), screen)

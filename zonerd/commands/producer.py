@@ -6,7 +6,10 @@ from zonerd import producer
 from zonerd.cli import Session
 
 
-@click.command(epilog="Example: zonerd -X producer.source=simulate producer")
+@click.command(
+    short_help="Send the events of producer.source to the topic.",
+    epilog="Example: zonerd -X producer.source=simulate producer",
+)
 @click.pass_obj
 def command(session: Session) -> None:
     """Send the events of producer.source to the topic, each at least once.

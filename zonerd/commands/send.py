@@ -103,9 +103,10 @@ class Input:
 
 
 @click.command(
+    short_help="Send the JSON lines of a file or a pipe to the topic.",
     epilog="""\b
 Example: zonerd send events.jsonl
-         git log --format='{"user_id":"%ae","activity":"commit","timestamp":%at}' | zonerd send -"""
+         git log --format='{"user_id":"%ae","activity":"commit","timestamp":%at}' | zonerd send -""",
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), default="-")
 @click.option("--from-line", type=click.IntRange(1), default=1, metavar="N", help="Begin with line N [1].")

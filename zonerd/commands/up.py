@@ -13,7 +13,10 @@ LOCK_WAIT_S = 1.5
 """For a predecessor that is just about to end; who is refused shall know within 2 seconds."""
 
 
-@click.command(epilog="Example: zonerd -c etc/zonerd.toml up")
+@click.command(
+    short_help="Run all processes under supervisord, in the foreground.",
+    epilog="Example: zonerd -c etc/zonerd.toml up",
+)
 @click.pass_obj
 def command(session: Session) -> int:
     """Run producer, consumer and aggregator under supervisord, in the foreground.
@@ -22,6 +25,7 @@ def command(session: Session) -> int:
     starts, stops and shows them. A changed number of consumers, or another place, wants a new start.
     """
     config = session.config
+    session.refuse_unreadable_secrets()
     shutdown = session.shutdown()
     with Lock(config.data_dir, "supervisor", LOCK_WAIT_S):
         place = supervise.prepare(config, session.config_file)
@@ -31,6 +35,7 @@ def command(session: Session) -> int:
 
 def _announcement(session: Session, config: Config, place: supervise.Place) -> str:
     zonerd = session.typed()
+    consumer = "consumer" if config.consumer.processes == 1 else "consumer:consumer-0"
     producer = "idle (producer.source = none)" if config.producer.source == "none" else config.producer.source
     lines = [
         f"zonerd {__version__} on {config.data_dir}",
@@ -38,7 +43,7 @@ def _announcement(session: Session, config: Config, place: supervise.Place) -> s
         f"  broker       {config.kafka.bootstrap_servers}, topic {config.kafka.topic}",
         f"  redis        {config.redis.url if config.redis.enabled else 'none (redis.enabled = false)'}",
         f"  supervisord  {place.conf}",
-        f"  look closer  {zonerd} ctl status | ctl tail -f consumer | summary | verify",
+        f"  look closer  {zonerd} ctl status | ctl tail -f {consumer} | summary | verify",
         f"  stop         Ctrl-C, or kill {os.getpid()}; a second time kills at once",
     ]
     return "\n".join(lines)

@@ -11,7 +11,10 @@ from zonerd.cli import Session
 from zonerd.verify import Tell, verify
 
 
-@click.command(epilog="Example: zonerd verify --json | jq .checks.history")
+@click.command(
+    short_help="Prove that all is stored once and that the answers agree.",
+    epilog="Example: zonerd verify --json | jq .checks.history",
+)
 @click.option("--quick", is_flag=True, help="Sums, and only the newest 1,000 offsets of each partition at the broker.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
