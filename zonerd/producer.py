@@ -95,6 +95,7 @@ class Producer:
     def _send(self, line: Line) -> None:
         if line.value is None:
             self._reject(line.place, "too_large", "longer than a message may be", sent=False)
+            PRODUCER_INVALID.labels("too_large").inc()
             self._writer.skip(line.place)
         elif is_blank(line.value):
             self._writer.skip(line.place)
@@ -184,6 +185,7 @@ def _produce(  # noqa: PLR0913 - what one loop looks at
     while not shutdown.requested:
         try:
             producer.step()
+            _judge_source(source, readiness)  # first: else it were ready for a moment without a source
             if producer.stalled:
                 readiness.fail("kafka", "messages are not acknowledged; they wait")
             else:
@@ -191,11 +193,15 @@ def _produce(  # noqa: PLR0913 - what one loop looks at
         except ServiceUnavailable as error:
             readiness.fail(error.service, error.reason)
             shutdown.wait(RETRY_S)
-        if source.waiting_for:
-            readiness.fail("source", source.waiting_for)
-        else:
-            readiness.hold("source")
+            _judge_source(source, readiness)
         producer.report()
         progress.tick(producer.progress)
     log.info("stop_requested", queued=producer.progress()["queued"])
     producer.finish()
+
+
+def _judge_source(source: Source, readiness: Readiness) -> None:
+    if source.waiting_for:
+        readiness.fail("source", source.waiting_for)
+    else:
+        readiness.hold("source")
