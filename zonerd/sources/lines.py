@@ -31,11 +31,6 @@ class Cutter:
         self._held: list[bytes] = []
         self._held_bytes = 0
 
-    @property
-    def held_bytes(self) -> int:
-        """How long the line is so far that is not yet whole."""
-        return self._held_bytes
-
     def feed(self, block: bytes) -> list[Cut]:
         """Give the lines that end within this block."""
         pieces = block.split(b"\n")
