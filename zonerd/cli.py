@@ -99,6 +99,11 @@ class Session:
         config.read_secret(self.config.kafka.sasl_password_file, "kafka_sasl_password", self.environment)
         config.read_secret(self.config.redis.password_file, "redis_password", self.environment)
 
+    def warn(self) -> None:
+        """Say on stderr what the configuration allows and is yet not safe."""
+        for warning in config.warnings(self.config):
+            click.echo(f"zonerd: warning: {warning}", err=True)
+
     @property
     def arguments(self) -> list[str]:
         """The command line that runs a verb with this configuration, up to the verb."""

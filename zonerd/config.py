@@ -439,6 +439,15 @@ def _redis_complaints(redis: Redis) -> Iterator[str]:
         yield "redis.url: beyond this machine rediss:// is wanted, or redis.allow_plaintext = true"
 
 
+def warnings(config: Config) -> Iterator[str]:
+    """Give, a line each, what is allowed and yet not safe."""
+    protocol = config.kafka.properties.get("security.protocol", "plaintext").lower()
+    places = [place.strip().rpartition("://")[2] for place in config.kafka.bootstrap_servers.split(",")]
+    hosts = [re.sub(r":[0-9]*$", "", place).strip("[]") for place in places]
+    if protocol not in ("ssl", "sasl_ssl") and not all(map(_is_loopback, hosts)):
+        yield "kafka.bootstrap_servers: beyond this machine without TLS; set kafka.properties.security.protocol"
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zonerd import cli
-from zonerd.config import REFUSED_PROPERTIES, SECRETS, Config, defaults, flatten, load, read_secret
+from zonerd.config import REFUSED_PROPERTIES, SECRETS, Config, defaults, flatten, load, read_secret, warnings
 from zonerd.errors import REFUSED, ConfigurationRefused
 
 CLONE = Path(__file__).parents[2]
@@ -254,6 +254,20 @@ def test_a_word_that_is_none_of_a_few_is_answered_with_the_few() -> None:
 
 def test_plain_text_beyond_the_machine_needs_a_word() -> None:
     assert load(None, {}, ["redis.url=redis://far.example", "redis.allow_plaintext=true"]).config.redis.allow_plaintext
+
+
+@pytest.mark.parametrize(
+    ("servers", "protocol", "warned"),
+    [
+        ("localhost:9092, 127.0.0.1:9093,[::1]:9094", "plaintext", 0),
+        ("localhost:9092,far.example:9092", "plaintext", 1),
+        ("far.example", "SASL_PLAINTEXT", 1),
+        ("far.example:9092", "SASL_SSL", 0),
+    ],
+)
+def test_a_broker_beyond_the_machine_without_tls_is_warned_of(servers: str, protocol: str, warned: int) -> None:
+    overrides = [f"kafka.bootstrap_servers={servers}", f"kafka.properties.security.protocol={protocol}"]
+    assert len(list(warnings(load(None, {}, overrides).config))) == warned
 
 
 def test_a_secret_comes_from_its_file_else_from_the_credential_else_is_none(tmp_path: Path) -> None:

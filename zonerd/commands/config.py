@@ -28,6 +28,7 @@ def check(session: Session) -> None:
     config = session.config
     with Cluster(config.kafka, session.sasl_password):
         Cache.of(config.redis, session.environment)
+    session.warn()
     click.echo(f"{session.loaded.path or 'the defaults'}: good")
 
 

@@ -26,6 +26,7 @@ def command(session: Session) -> int:
     """
     config = session.config
     session.refuse_unreadable_secrets()
+    session.warn()
     shutdown = session.shutdown()
     with Lock(config.data_dir, "supervisor", LOCK_WAIT_S):
         place = supervise.prepare(config, session.config_file)
