@@ -36,11 +36,10 @@ _KILLED_WITHIN_S: Final = 2.0
 
 
 class Place(NamedTuple):
-    """Where one supervisord has its files: what it reads, where it listens, where its programs' output goes."""
+    """Where one supervisord has its files: what it reads, and where its programs' output goes."""
 
     conf: Path
     programs: Path
-    socket: Path
     log_dir: Path
 
 
@@ -64,7 +63,7 @@ def prepare(config: Config, config_file: Path | None) -> Place:
     if conf is None or not _listens_at(conf, socket_of(config)):
         conf = config.run_dir / "supervisord.conf"
         conf.write_text(render_supervisord("%(here)s"), encoding="utf-8")
-    return Place(conf, programs, socket_of(config), log_dir)
+    return Place(conf, programs, log_dir)
 
 
 def render_supervisord(run_dir: str) -> str:

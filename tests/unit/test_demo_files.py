@@ -13,7 +13,7 @@ from zonerd.commands.demo import as_line, as_table, introduction
 from zonerd.demo.looks import Seen
 from zonerd.demo.place import Place, Wanted, child_environment, place_of, write
 
-SEEN = Seen(1230, 20, 10, 9.96, 3, (("meal", 700), ("[b]sleep", 500)), 0.2)
+SEEN = Seen(1230, 20, 10, 9.96, 3, (("meal", 700), ("[b]sleep", 500)))
 
 
 @pytest.mark.parametrize("name", ["demo", "50% [a] #x ;y 'q' \"d\" \\", "ü✓"])

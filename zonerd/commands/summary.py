@@ -70,7 +70,7 @@ def _from_redis(cache: Cache) -> Answer | None:
         with cache:
             published = cache.read()
     except ServiceUnavailable as error:
-        raise ServiceUnavailable("redis", f"{error.reason}; try: zonerd summary --from rollups") from None
+        raise ServiceUnavailable("redis", f"{error.reason.rstrip('.')}; try: zonerd summary --from rollups") from None
     if published is None:
         return None
     ranking = _pairs(published.values.get(cache.keys.summary_key, ""))

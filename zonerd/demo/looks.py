@@ -29,7 +29,6 @@ class Seen(NamedTuple):
     per_s: float
     lag: int
     summary: tuple[tuple[str, int], ...] | None
-    summary_age_s: float
 
     @property
     def stored(self) -> int:
@@ -65,15 +64,13 @@ class Looks:
             self._count(history)
         self._ask_broker()
         records = sum(part.next_offset - part.first_offset for part in self._stored)
-        summary, age_s = self._summary()
         return Seen(
             records=records,
             dead_letters=sum(tally.dead_letters for tally in self._tallies.values()),
             gap_offsets=sum(tally.gap_offsets for tally in self._tallies.values()),
             per_s=self._rate(records),
             lag=self._lag(),
-            summary=summary,
-            summary_age_s=age_s,
+            summary=self._summary(),
         )
 
     def _count(self, history: History) -> None:
@@ -106,15 +103,15 @@ class Looks:
         since, before = self._history_of[0]
         return max(0.0, (records - before) / (now - since)) if now > since else 0.0
 
-    def _summary(self) -> tuple[tuple[tuple[str, int], ...] | None, float]:
+    def _summary(self) -> tuple[tuple[str, int], ...] | None:
         try:
             published = self._cache.read()
         except ServiceUnavailable:
-            return None, 0.0
+            return None
         if published is None or published.as_of.state == "loading":
-            return None, 0.0
+            return None
         pairs = json.loads(str(published.values[self._cache.keys.summary_key]) or "[]")
-        return tuple((str(name), int(count)) for name, count in pairs), published.age_s
+        return tuple((str(name), int(count)) for name, count in pairs)
 
 
 class _Tally:
