@@ -118,3 +118,17 @@ def test_the_command_line_of_a_child_carries_the_configuration_and_every_overrid
     file.write_text("")
     session = cli.Session(file, ["kafka.topic=a", "log.level=debug"], 0)
     assert session.arguments[3:] == ["-c", str(file), "-X", "kafka.topic=a", "-X", "log.level=debug"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+@pytest.mark.parametrize(("owner", "becomes"), [(12345, "12345 23456 []"), (0, "0 0")])
+def test_as_root_a_command_becomes_the_owner_of_the_data_directory(tmp_path: Path, owner: int, becomes: str) -> None:
+    os.chown(tmp_path, owner, 23456)
+    program = """
+import os, pathlib, sys
+from zonerd import cli
+cli.become_owner(pathlib.Path(sys.argv[1]))
+print(os.geteuid(), os.getegid(), os.getgroups())
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.startswith(becomes), done.stderr

@@ -126,7 +126,7 @@ def command(session: Session, file: str, from_line: int, check: bool) -> int:
     again = session.typed("send", file, *(["--check"] if check else []))
     with ExitStack() as stack:
         stream = stack.enter_context(_open(file, session, stop, again, from_line, spool=check))
-        screen = stack.enter_context(bar(_size(stream), quiet=session.verbosity < 0))
+        screen = stack.enter_context(bar(_size(stream), quiet=session.verbosity < 0 or stream.isatty()))
         limit = session.config.consumer.max_event_bytes + MESSAGE_OVERHEAD_BYTES
         lines = Input(stream, from_line, limit, stop)
         tally = Tally(screen)
