@@ -65,6 +65,35 @@ def test_it_waits_for_a_file_that_is_not_there_yet(path: Path, follow: Follow) -
         assert source.waiting_for == ""
 
 
+def test_a_position_that_cannot_be_saved_is_said_until_it_can(path: Path, follow: Follow) -> None:
+    in_the_way = path.parent / "data" / POSITION_FILE.replace(".json", ".new")
+    in_the_way.mkdir()
+    append(path, "a")
+    with follow() as source:
+        place = drained(source)[-1].place
+        source.ack(place)
+        source.take()
+        assert "Is a directory" in source.waiting_for
+        in_the_way.rmdir()
+        source.ack(place)
+        source.take()
+        assert source.waiting_for == ""
+    assert stopped(follow) == []
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_no_trouble_any_more(path: Path, follow: Follow) -> None:
+    append(path, "a")
+    with follow() as source:
+        assert told(source) == ["a"]
+        path.parent.rename(away := path.parent.with_name("away"))
+        source.take()
+        assert "No such file" in source.waiting_for
+        away.rename(path.parent)
+        append(path, "b")
+        assert told(source) == ["b"]
+        assert source.waiting_for == ""
+
+
 def test_it_follows_as_the_file_grows_and_waits_for_the_end_of_a_line(path: Path, follow: Follow) -> None:
     append(path, "a", "b")
     with follow() as source:

@@ -95,6 +95,7 @@ class FollowedFile:
         self._acknowledged: Place | None = None
         self._saved: Place | None = None
         self._saved_at = 0.0
+        self._not_saved = ""
 
     def __enter__(self) -> Self:
         load(self._position_file)
@@ -119,10 +120,12 @@ class FollowedFile:
         try:
             if self._file is None:
                 self._begin()
-            return self._take(self._file) if self._file is not None else []
+            lines = self._take(self._file) if self._file is not None else []
         except OSError as error:
             self.waiting_for = f"{error.filename or self._path}: {error.strerror}"
             return []
+        self.waiting_for = self._not_saved
+        return lines
 
     def _take(self, file: _Opened) -> list[Line]:
         if file.truncated():
@@ -187,7 +190,6 @@ class FollowedFile:
         self._number += 1
         self._file = opened
         self._unsettled[self._number] = opened
-        self.waiting_for = ""
 
     def _save(self) -> None:
         place = self._acknowledged
@@ -197,8 +199,9 @@ class FollowedFile:
         try:
             save(self._position_file, position)
         except OSError as error:
-            self.waiting_for = f"{self._position_file}: {error.strerror}"
+            self._not_saved = f"{self._position_file}: {error.strerror}"
             return
+        self._not_saved = ""
         self._saved, self._saved_at = place, time.monotonic()
         for number in [number for number in self._unsettled if number < place.file]:
             del self._unsettled[number]
