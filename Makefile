@@ -19,11 +19,11 @@ install-venv:  ## install zonerd into .venv, for .venv/bin/zonerd
 test:  ## set up all that tests need, and run every test against real services (ARGS='-k fence')
 	@$(SETUP)/install demo,dev
 	@$(SETUP)/kafka
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
 
-unit:  ## run the tests that need no service
+unit:  ## run the tests that need no service (under 20 s)
 	@$(SETUP)/install demo,dev
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/unit $(ARGS)
 
 lint:  ## check style, types, layers and spelling
 	@$(SETUP)/install demo,dev

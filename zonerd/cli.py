@@ -126,9 +126,9 @@ class Session:
         self.ending.process_log = log.logger(process, os.getpid())
         return self.ending.process_log
 
-    def command_log(self, command: str) -> log.Log:
-        """Give the log of a one-shot verb: warnings and worse, on stderr."""
-        log.configure(self._level("warning"), "auto", sys.stderr)
+    def command_log(self, command: str, level: log.Level = "warning") -> log.Log:
+        """Give the log of a one-shot verb: from this level up, on stderr."""
+        log.configure(self._level(level), "auto", sys.stderr)
         return log.logger(command, os.getpid())
 
     def shutdown(self) -> Shutdown:

@@ -58,6 +58,7 @@ class Consumer:
         self._noted: dict[int, int] | None = None
         self._looked: dict[int, int] = {}
         self._held: dict[int, int] = {}
+        self._said: dict[int, int] | None = None
         self._connections_lost = 0
         self._checked_at = 0.0
         self.stalls = Stalls(config.consumer.no_progress_s)
@@ -107,7 +108,9 @@ class Consumer:
         self._reader.assign({p: offset for p, offset in self._next.items() if not self.stalls.resting(p)})
         self._reader.note_stored(self._next)
         self._noted = None
-        self._log.info("partitions_assigned", partitions=sorted(self._next), next=self._next)
+        if self._said != self._next:  # not at each attempt while the store cannot be written
+            self._said = dict(self._next)
+            self._log.info("partitions_assigned", partitions=sorted(self._next), next=self._next)
 
     def _standings(self) -> dict[int, Standing]:
         return {p: Standing(offset, self._reader.low_watermark(p)) for p, offset in self._next.items()}

@@ -11,11 +11,19 @@ from services.process import wait_until
 from services.valkey import ValkeyServer
 
 
+def _watermarks(consumer: Consumer, topic: str) -> tuple[int, int] | None:
+    try:
+        marks: tuple[int, int] | None = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
+    except KafkaException:
+        return None
+    return marks
+
+
 def _values(broker: KafkaBroker, topic: str) -> list[bytes | None]:
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "look", "enable.auto.commit": False})
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
+        _, end = wait_until(lambda: _watermarks(consumer, topic), 30, "the partition has its leader again")
         found: list[bytes | None] = []
 
         def all_read() -> bool:

@@ -1,6 +1,7 @@
 """`zonerd topic`: which topic this is, make it, go on after it was replaced."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,6 +80,8 @@ def accept(session: Session, dry_run: bool, yes: bool) -> None:
             click.echo(f"partition {row.partition}, stored up to {row.next_offset}: {cause}")
         if dry_run:
             return
+        if not yes and not sys.stdin.isatty():
+            raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first")
         if not yes:
             click.confirm("Close these and read the topic as it is now, from its beginning?", abort=True, err=True)
         topic.take_over(found, strangers)
@@ -93,7 +96,7 @@ def _topic(session: Session) -> Iterator[Topic]:
         Cluster(config.kafka, password) as cluster,
         Reader(config.kafka, config.consumer.batch_bytes, password) as reader,
     ):
-        yield Topic(history, cluster, reader, config.kafka, config.consumer, session.command_log("topic"))
+        yield Topic(history, cluster, reader, config.kafka, config.consumer, session.command_log("topic", "error"))
 
 
 def _next_offsets(session: Session, found: Incarnation) -> dict[int, int]:

@@ -186,7 +186,8 @@ class Cluster:
         try:
             return self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)  # it learns of new partitions by this, too
         except KafkaException as error:
-            raise unavailable(error) from None
+            reason = f"{self._kafka.bootstrap_servers}: {unavailable(error).reason}"
+            raise ServiceUnavailable("kafka", reason) from None
 
     def _describe(self) -> "Future[Any]":
         wanted = TopicCollection([self._kafka.topic])

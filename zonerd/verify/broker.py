@@ -18,6 +18,7 @@ from zonerd.verify.report import Findings, Part
 NEWEST_OFFSETS: Final = 1000
 """So many offsets of each partition are compared by a quick check."""
 
+_ANOTHER: Final = "another topic (`zonerd topic accept` goes on with it)"
 _ASK_BELOW: Final = 1000
 """Past so many differences retention is not asked about each hole any more."""
 _TELL_EVERY: Final = 5000
@@ -114,9 +115,9 @@ def _ours(found: Incarnation, partitions: Sequence[Partition], findings: Finding
         if not row.open or row.topic != found.topic:
             continue
         if row.cluster_id != found.cluster_id:
-            findings.differ(f"the cluster id is {found.cluster_id}, was {row.cluster_id}: another topic", row)
+            findings.differ(f"the cluster id is {found.cluster_id}, was {row.cluster_id}: {_ANOTHER}", row)
         elif row.topic_id not in (found.topic_id, ""):
-            findings.differ(f"the topic id is {found.topic_id}, was {row.topic_id}: another topic", row)
+            findings.differ(f"the topic id is {found.topic_id}, was {row.topic_id}: {_ANOTHER}", row)
         elif row.partition not in found.partitions:
             findings.differ("the broker has no such partition", row)
         else:

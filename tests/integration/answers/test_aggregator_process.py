@@ -46,7 +46,7 @@ def test_asked_to_stop_it_counts_and_publishes_what_is_stored_and_says_so(world:
 
 
 def test_asked_to_stop_while_redis_hangs_it_ends_in_time_and_loses_nothing(world: World) -> None:
-    process = world.start("-X", "redis.timeout_s=60", "aggregator")
+    process = world.start("-X", "redis.timeout_s=5", "aggregator")
     until(lambda: world.as_of().get("state") == "live")
     world.valkey.pause()
     world.append(["a"] * 3)
