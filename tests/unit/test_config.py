@@ -202,6 +202,11 @@ def test_a_property_that_the_promises_need_is_refused_from_every_layer(name: str
     assert [name in problem for problem in _problems(None, {}, f"kafka.properties.{name}=hunter2")] == [True]
 
 
+def test_a_number_past_what_a_machine_holds_is_refused_by_name() -> None:
+    (problem,) = _problems(None, {}, "log.progress_s=1e999")
+    assert "log.progress_s" in problem
+
+
 def test_a_relative_path_counts_from_the_folder_of_the_file(tmp_path: Path) -> None:
     path = _write(tmp_path, '[store]\ndata_dir = "../data"\n[redis]\npassword_file = "secret"')
     config = load(path, {}, []).config
