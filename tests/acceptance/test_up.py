@@ -139,13 +139,12 @@ def test_ctl_has_supervisorctls_verbs_and_exit_codes(up: Callable[..., Supervise
     assert '"event": "started"' in tail
 
 
-def test_plain_supervisorctl_works_with_a_clones_conf(tmp_path_factory: pytest.TempPathFactory, broker: EmbeddedBroker):
-    clone = tmp_path_factory.mktemp("z")  # short: a socket's path takes some 100 bytes
-    (clone / "etc").mkdir()
-    (clone / "var" / "zonerd").mkdir(parents=True)
-    conf = clone / "etc" / "supervisord.conf"
+def test_plain_supervisorctl_works_with_a_clones_conf(tmp_path: Path, broker: EmbeddedBroker):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "var" / "zonerd").mkdir(parents=True)
+    conf = tmp_path / "etc" / "supervisord.conf"
     conf.write_bytes((CLONE / "etc" / "supervisord.conf").read_bytes())
-    one = Supervised(clone / "etc", broker, "store.data_dir=../var/zonerd", "store.run_dir=../var/zonerd/run")
+    one = Supervised(tmp_path / "etc", broker, "store.data_dir=../var/zonerd", "store.run_dir=../var/zonerd/run")
     one.start()
     try:
         one.wait_until_running()
