@@ -104,7 +104,7 @@ def weigh(folder: Path, broker: KafkaBroker, configuration: Path, events: int) -
     shutil.rmtree(folder / "data", ignore_errors=True)
     zonerd = [sys.executable, "-m", "zonerd", "-c", str(configuration)]
     copy = ["-X", "kafka.topic=copied", "-X", "producer.source=file", "-X", f"producer.path={source}"]
-    print(f"resident memory over {events} events, MB     first quarter   last quarter   peak")
+    print(f"resident memory over {events} events, MB     second quarter   last quarter   peak")
     for name, command, until in (
         ("producer", [*zonerd, *copy, "-X", "log.progress_s=1", "producer"], delivered(events)),
         ("consumer", [*zonerd, "consumer", "--until-caught-up"], None),
@@ -119,7 +119,7 @@ def delivered(events: int) -> Callable[[str], bool]:
 
 
 def report(name: str, memory: Memory) -> None:
-    print(f"{name:38}{memory.first_mb:>14.0f}{memory.last_mb:>15.0f}{memory.peak_mb:>7.0f}", flush=True)
+    print(f"{name:38}{memory.second_mb:>15.0f}{memory.last_mb:>15.0f}{memory.peak_mb:>7.0f}", flush=True)
 
 
 if __name__ == "__main__":

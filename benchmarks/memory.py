@@ -12,9 +12,9 @@ SAMPLE_S = 0.05
 
 
 class Memory(NamedTuple):
-    """Resident memory in MB: the median of the first and of the last quarter of the run, and the most."""
+    """Resident memory in MB: the median of the second and of the last quarter of the run, and the most."""
 
-    first_mb: float
+    second_mb: float
     last_mb: float
     peak_mb: float
 
@@ -30,7 +30,7 @@ def watch(command: Sequence[str], done: Callable[[str], bool] | None = None) -> 
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     quarter = max(1, len(samples) // 4)
-    return Memory(median(samples[:quarter]), median(samples[-quarter:]), max(samples))
+    return Memory(median(samples[quarter : 2 * quarter]), median(samples[-quarter:]), max(samples))
 
 
 def _stop_when(process: "subprocess.Popen[str]", done: Callable[[str], bool] | None) -> None:

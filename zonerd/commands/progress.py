@@ -1,7 +1,6 @@
 """The progress bar of a one-shot verb: on a terminal, on stderr; elsewhere nothing."""
 
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import click
@@ -23,9 +22,7 @@ class Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def advance(self, number: int) -> None:

@@ -1,7 +1,6 @@
 """librdkafka's own in-memory broker, held by this process: for the demo and for quick tests."""
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final, Self
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -31,9 +30,7 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
     def make_topic(self, topic: str) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from threading import Thread
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -73,9 +72,7 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # With its broker gone, librdkafka waits in here for an answer to the last commit, past any stop.
         closing = Thread(target=self._consumer.close, daemon=True)
         closing.start()

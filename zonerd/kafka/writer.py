@@ -3,7 +3,6 @@
 import time
 from collections import Counter, deque
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -101,9 +100,7 @@ class Writer(Generic[P]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._abandon(0.0)
 
     @property

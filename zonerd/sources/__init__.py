@@ -1,6 +1,5 @@
 """Where events come from before the topic: nothing, a simulation, a file that is followed."""
 
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from zonerd import config
@@ -41,9 +40,7 @@ class Source(Protocol):
     def __enter__(self) -> Self:
         """Begin."""
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Keep the position."""
 
 

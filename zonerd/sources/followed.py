@@ -4,7 +4,6 @@ import os
 import stat
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from zonerd.errors import Refused
@@ -101,9 +100,7 @@ class FollowedFile:
         load(self._position_file)
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._save()
         if self._file is not None:
             self._file.close()

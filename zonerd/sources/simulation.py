@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self
 
 from zonerd import config
@@ -32,9 +31,7 @@ class NoSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 
