@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -455,8 +455,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def defaults() -> Mapping[str, Any]:
-    """Give every key with its default, as `flatten` does."""
-    return flatten(Config())

@@ -163,19 +163,19 @@ class Topic:
         self._history.meet(found.cluster_id, found.topic, found.topic_id, first, earliest)
 
     def _check_anchors(self, rows: Sequence[Partition]) -> dict[Partition, str]:
-        """Give the rows whose anchor the broker contradicts, each with the cause."""
-        anchored = {row.partition: row for row in rows if row.anchor is not None}
-        if not anchored:
-            return {}
-        answers = self._reader.records_at({p: row.anchor.offset for p, row in anchored.items() if row.anchor})
+        """Give the rows that the broker contradicts, at their anchor or by ending below them, each with the cause."""
+        anchors = {row.partition: row.anchor.offset for row in rows if row.anchor is not None}
+        answers = self._reader.records_at(anchors) if anchors else {}
         others = {}
         deadline = time.monotonic() + SHORTER_FOR_S
-        for partition, row in anchored.items():
-            verdict = self._judge(row, answers[partition], deadline)
+        for row in rows:
+            if row.next_offset == 0:
+                continue  # nothing to compare, and no log ends below it
+            verdict = self._judge(row, answers.get(row.partition), deadline)
             if verdict.other:
                 others[row] = verdict.other
             elif not verdict.same:
-                self._log.debug("anchor_expired", partition=partition, offset=row.anchor and row.anchor.offset)
+                self._log.debug("anchor_expired", partition=row.partition, offset=row.anchor and row.anchor.offset)
         return others
 
     def _judge(self, row: Partition, answer: Record | int | None, deadline: float = 0.0) -> Verdict:

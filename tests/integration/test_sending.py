@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from services.kafka import KafkaBroker
+from services.process import wait_until
 
 DEADLINE_S = 60.0
 
@@ -63,7 +64,7 @@ class Trial:
     def create_topic(self, partitions: int = 4, **settings: str) -> None:
         topic = NewTopic(self.topic, partitions, 1, config={name.replace("_", "."): v for name, v in settings.items()})
         self.admin.create_topics([topic])[self.topic].result()
-        until(self.exists)
+        wait_until(self.exists)
 
     def exists(self) -> bool:
         return self.topic in self.admin.list_topics(timeout=10).topics
@@ -74,7 +75,7 @@ class Trial:
             {"bootstrap.servers": self.broker.bootstrap_servers, "group.id": "p-look", "enable.auto.commit": False}
         )
         places = [TopicPartition(self.topic, number, 0) for number in self.partitions()]
-        until(lambda: all(self._led(consumer, place) for place in places))
+        wait_until(lambda: all(self._led(consumer, place) for place in places))
         wanted = sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
         consumer.assign(places)
         found: list[tuple[int | None, bytes | None, bytes | None]] = []
@@ -100,13 +101,6 @@ class Trial:
 
     def values(self) -> Counter[bytes | None]:
         return Counter(value for _, _, value in self.records()) if self.exists() else Counter()
-
-
-def until(holds: Callable[[], object], seconds: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
 
 
 def event(number: int, user: object = None) -> bytes:
@@ -249,7 +243,7 @@ def test_interrupted_it_tells_how_to_go_on_and_nothing_before_is_lost(trial: Tri
     lines = [event(number) for number in range(400_000)]
     path = trial.file(*lines)
     process = trial.start("send", str(path))
-    until(trial.values)
+    wait_until(trial.values)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
@@ -268,7 +262,7 @@ def test_interrupted_while_a_pipe_is_silent_it_ends_at_once(trial: Trial) -> Non
     assert process.stdin is not None
     process.stdin.write(event(1).decode() + "\n" + event(2).decode()[:10])
     process.stdin.flush()
-    until(trial.values)
+    wait_until(trial.values)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
     stdout, stderr = process.communicate()
@@ -303,10 +297,10 @@ def test_a_missing_topic_that_must_not_be_made_is_an_answer_for_send_and_awaited
     assert done.returncode == 69
     assert f"there is no topic {trial.topic}" in done.stderr
     with producing(trial, "-X", "kafka.create_topic=false", *follow(path)) as (process, said):
-        until(lambda: said("service_unavailable"))
+        wait_until(lambda: said("service_unavailable"))
         assert not trial.exists()
         trial.create_topic()
-        until(lambda: trial.values() == Counter([event(1)]))
+        wait_until(lambda: trial.values() == Counter([event(1)]))
         assert len(said("service_unavailable")) == 1
         assert process.poll() is None
 
@@ -314,10 +308,10 @@ def test_a_missing_topic_that_must_not_be_made_is_an_answer_for_send_and_awaited
 def test_the_producer_delivers_a_file_and_what_is_appended_and_ends_with_0(trial: Trial) -> None:
     path = trial.file(event(1), b"nope", b"")
     with producing(trial, *follow(path)) as (process, said):
-        until(lambda: said("ready"))
+        wait_until(lambda: said("ready"))
         with path.open("ab") as file:
             file.write(event(2) + b"\n" + event(3))
-        until(lambda: trial.values() == Counter([event(1), b"nope", event(2)]))
+        wait_until(lambda: trial.values() == Counter([event(1), b"nope", event(2)]))
         assert [(line["reason"], line["offset"], line["sent"]) for line in said("line_rejected")] == [
             ("not_json", len(event(1)) + 1, True)
         ]
@@ -327,7 +321,7 @@ def test_the_producer_delivers_a_file_and_what_is_appended_and_ends_with_0(trial
     with producing(trial, *follow(path)), path.open("ab") as file:
         file.write(b"\n")
         file.flush()
-        until(lambda: event(3) in trial.values())
+        wait_until(lambda: event(3) in trial.values())
     assert trial.values() == Counter([event(1), b"nope", event(2), event(3)])
 
 
@@ -335,10 +329,10 @@ def test_a_file_that_is_rotated_under_load_arrives_whole(trial: Trial) -> None:
     path = trial.folder / "events.jsonl"
     lines = [event(number) for number in range(3000)]
     with producing(trial, *follow(path)) as (_, said):
-        until(lambda: said("not_ready"))
+        wait_until(lambda: said("not_ready"))
         for turn in range(3):
             if turn == 1:
-                until(trial.values)
+                wait_until(trial.values)
             if turn:
                 if turn == 2:
                     (trial.folder / "events.jsonl.1").rename(trial.folder / "events.jsonl.2")
@@ -346,7 +340,7 @@ def test_a_file_that_is_rotated_under_load_arrives_whole(trial: Trial) -> None:
             for line in lines[turn * 1000 : (turn + 1) * 1000]:
                 with path.open("ab") as file:
                     file.write(line + b"\n")
-        until(lambda: set(trial.values()) == set(lines))
+        wait_until(lambda: set(trial.values()) == set(lines))
         assert said("ready")
 
 
@@ -357,15 +351,15 @@ def test_killed_again_and_again_the_producer_sends_every_line_at_least_once(tria
     path.write_bytes(b"\n".join(lines[:150_000]) + b"\n")
     for turn in range(4):
         with producing(trial, *follow(path)) as (process, said):
-            until(lambda: said("ready"))
-            until(lambda: said("progress") or time.monotonic(), 1)
+            wait_until(lambda: said("ready"))
+            wait_until(lambda: said("progress") or time.monotonic(), 1)
             time.sleep(0.2 + 0.4 * turn)  # the moment of the kill: any will do, another each time
             process.kill()
         with path.open("ab") as file:
             file.write(b"\n".join(lines[150_000 + turn * 37_500 : 150_000 + (turn + 1) * 37_500]) + b"\n")
     with producing(trial, *follow(path)) as (process, _):
-        until((trial.folder / "data" / "producer-position.json").exists)
-        until(lambda: _saved_offset(trial) == path.stat().st_size)
+        wait_until((trial.folder / "data" / "producer-position.json").exists)
+        wait_until(lambda: _saved_offset(trial) == path.stat().st_size)
         process.terminate()
         assert process.wait(timeout=10) == 0
     assert set(trial.values()) == set(lines)
@@ -376,34 +370,34 @@ def test_while_the_broker_is_frozen_nothing_is_lost_and_a_stop_takes_under_ten_s
     lines = [event(number) for number in range(100)]
     path = trial.file(*lines[:50])
     with producing(trial, *follow(path)) as (process, said):
-        until(lambda: set(trial.values()) == set(lines[:50]))
+        wait_until(lambda: set(trial.values()) == set(lines[:50]))
         trial.broker.pause()
         with path.open("ab") as file:
             file.write(b"\n".join(lines[50:60]) + b"\n")
-        until(lambda: said("service_unavailable"))
+        wait_until(lambda: said("service_unavailable"))
         trial.broker.resume()
-        until(lambda: set(trial.values()) == set(lines[:60]))
-        until(lambda: said("service_available"))
+        wait_until(lambda: set(trial.values()) == set(lines[:60]))
+        wait_until(lambda: said("service_available"))
         trial.broker.pause()
         with path.open("ab") as file:
             file.write(b"\n".join(lines[60:]) + b"\n")
-        until(lambda: len(said("service_unavailable")) == 2)
+        wait_until(lambda: len(said("service_unavailable")) == 2)
         process.terminate()
         assert process.wait(timeout=10) == 0
     assert _saved_offset(trial) <= len(b"\n".join(lines[:60])) + 1
     trial.broker.resume()
     with producing(trial, *follow(path)):
-        until(lambda: set(trial.values()) == set(lines))
+        wait_until(lambda: set(trial.values()) == set(lines))
 
 
 def test_a_broker_that_is_frozen_for_a_while_costs_send_nothing(trial: Trial) -> None:
     trial.create_topic()
     lines = [event(number) for number in range(300_000)]
     process = trial.start("send", str(trial.file(*lines)))
-    until(trial.values)
+    wait_until(trial.values)
     trial.broker.pause()
     frozen_until = time.monotonic() + 3
-    until(lambda: time.monotonic() > frozen_until)
+    wait_until(lambda: time.monotonic() > frozen_until)
     trial.broker.resume()
     stdout, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, stderr
@@ -414,12 +408,12 @@ def test_a_broker_that_is_frozen_for_a_while_costs_send_nothing(trial: Trial) ->
 def test_a_topic_that_is_deleted_meanwhile_is_made_again_and_what_follows_arrives(trial: Trial) -> None:
     path = trial.file(event(1))
     with producing(trial, *follow(path)) as (_, said):
-        until(lambda: trial.values() == Counter([event(1)]))
+        wait_until(lambda: trial.values() == Counter([event(1)]))
         trial.admin.delete_topics([trial.topic])[trial.topic].result()
-        until(lambda: not trial.exists())
+        wait_until(lambda: not trial.exists())
         with path.open("ab") as file:
             file.write(event(2) + b"\n" + event(3) + b"\n")
-        until(lambda: set(trial.values()) == {event(2), event(3)})
+        wait_until(lambda: set(trial.values()) == {event(2), event(3)})
         assert said("delivery_failed")
 
 
@@ -433,7 +427,7 @@ def test_the_simulation_sends_at_its_rate_and_repeats_itself_with_the_same_seed(
     for _ in range(2):
         already = len(trial.records())
         with producing(trial, *options) as (process, said):
-            until(lambda wanted=already + 100: len(trial.records()) >= wanted)  # type: ignore[misc]
+            wait_until(lambda wanted=already + 100: len(trial.records()) >= wanted)  # type: ignore[misc]
             process.terminate()
             assert process.wait(timeout=10) == 0
             assert not said("delivery_failed")
@@ -444,13 +438,13 @@ def test_the_simulation_sends_at_its_rate_and_repeats_itself_with_the_same_seed(
 def test_a_second_producer_waits_for_the_first_with_one_line(trial: Trial) -> None:
     path = trial.file(event(1))
     with producing(trial, *follow(path)) as (first, said):
-        until(lambda: said("ready"))
+        wait_until(lambda: said("ready"))
         with producing(trial, *follow(path)) as (second, said_by_second):
-            until(lambda: said_by_second("not_ready"))
+            wait_until(lambda: said_by_second("not_ready"))
             assert str(first.pid) in said_by_second("not_ready")[0]["reason"]
             first.terminate()
             assert first.wait(timeout=10) == 0
-            until(lambda: said_by_second("ready"))
+            wait_until(lambda: said_by_second("ready"))
             assert len(said_by_second("not_ready")) == 1
             second.terminate()
             assert second.wait(timeout=10) == 0

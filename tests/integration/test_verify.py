@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from redis import Redis
 
 from services.kafka import KafkaBroker
+from services.process import wait_until
 from services.valkey import ValkeyServer
 from zonerd import aggregator, config, consumer
 from zonerd.errors import ANSWER_IS_NO, DONE, SERVICE_UNAVAILABLE, ServiceUnavailable
@@ -39,14 +40,6 @@ from zonerd.verify.report import Findings, Part
 DEADLINE_S = 60.0
 PARTITIONS = 3
 GOOD_EACH = 1500
-
-
-def until(condition: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it gives
-    deadline = time.monotonic() + DEADLINE_S
-    while not (result := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return result
 
 
 def free_port() -> int:
@@ -144,7 +137,7 @@ def new_world(broker: KafkaBroker, folder: Path, redis_url: str) -> World:
 
 def make_topic(admin: AdminClient, topic: str) -> None:
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(timeout=DEADLINE_S)
-    until(lambda: topic in admin.list_topics(timeout=10).topics)
+    wait_until(lambda: topic in admin.list_topics(timeout=10).topics)
 
 
 @pytest.fixture(scope="module")
@@ -541,7 +534,7 @@ def test_records_of_an_earlier_incarnation_are_a_number_and_still_covered(
 
 def remake(world: World) -> None:
     world.admin.delete_topics([world.topic])[world.topic].result(timeout=DEADLINE_S)
-    until(lambda: world.topic not in world.admin.list_topics(timeout=10).topics)
+    wait_until(lambda: world.topic not in world.admin.list_topics(timeout=10).topics)
     make_topic(world.admin, world.topic)
 
 
@@ -562,7 +555,7 @@ def test_a_topic_that_compaction_may_thin_out_is_no_proof_against_a_stored_row(
     )
     assert f"{world.topic}/0, offset 10: stored, but the broker has no record there" in named(world.verify())
     set_policy(world, "compact")
-    figures = until(lambda: compacted(world))
+    figures = wait_until(lambda: compacted(world))
     assert figures == {"result": "equal", "compacted": 1}
 
 
@@ -697,7 +690,7 @@ def test_beside_a_live_load_it_is_equal_again_and_again(
 ) -> None:
     world = new_world(broker, tmp_path, valkey.url)
     with load(world), running(world, "consumer"), running(world, "aggregator"):
-        until(lambda: world.redis.hget("zonerd:as_of", "events") not in (None, "0"))
+        wait_until(lambda: world.redis.hget("zonerd:as_of", "events") not in (None, "0"))
         reached = []
         for quick in (False, True, False, True, False, False):
             done = world.run("verify", "--json", *(["--quick"] if quick else []))

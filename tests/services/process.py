@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 Found = TypeVar("Found")
 
 
-def wait_until(condition: Callable[[], Found], deadline_s: float, what: str | Callable[[], str]) -> Found:
+def wait_until(
+    condition: Callable[[], Found], deadline_s: float = 60.0, what: str | Callable[[], str] = "what is waited for"
+) -> Found:
     """Wait until the condition gives something true, and give that; past the deadline an AssertionError says `what`."""
     deadline = time.monotonic() + deadline_s
     while not (found := condition()):

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zonerd import cli
-from zonerd.config import REFUSED_PROPERTIES, SECRETS, Config, defaults, flatten, load, read_secret, warnings
+from zonerd.config import REFUSED_PROPERTIES, SECRETS, Config, flatten, load, read_secret, warnings
 from zonerd.errors import REFUSED, ConfigurationRefused
 
 CLONE = Path(__file__).parents[2]
@@ -308,10 +308,10 @@ def test_a_check_reads_the_secrets_and_asks_the_clients_about_their_properties(t
 
 def test_the_reference_file_says_every_key_with_its_default(tmp_path: Path) -> None:
     path = _write(tmp_path, REFERENCE)
-    assert flatten(load(path, {}, []).config).keys() == defaults().keys()
+    assert flatten(load(path, {}, []).config).keys() == flatten(Config()).keys()
     origins = load(path, {}, []).origins
-    assert origins.keys() == defaults().keys()
-    assert flatten(_as_written(REFERENCE)) == defaults()
+    assert origins.keys() == flatten(Config()).keys()
+    assert flatten(_as_written(REFERENCE)) == flatten(Config())
 
 
 def test_the_clones_file_equals_the_reference_but_for_its_data_directory() -> None:
@@ -348,7 +348,7 @@ def test_show_gives_every_key_and_where_its_value_comes_from(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     shown = json.loads(_run("-X", "kafka.topic=x", "config", "show", "--origin", "--json").stdout)
     assert shown["schema"] == 1
-    assert shown["values"].keys() == shown["origins"].keys() == defaults().keys()
+    assert shown["values"].keys() == shown["origins"].keys() == flatten(Config()).keys()
     assert (shown["values"]["kafka.topic"], shown["origins"]["kafka.topic"]) == ("x", "the command line")
     assert shown["origins"]["log.level"] == "default"
 
@@ -356,7 +356,7 @@ def test_show_gives_every_key_and_where_its_value_comes_from(tmp_path: Path, mon
 def test_show_prints_a_line_a_key() -> None:
     result = _run("-X", "kafka.topic=x", "config", "show", "--origin")
     assert 'kafka.topic = "x"  # the command line' in result.stdout.splitlines()
-    assert [line.split(" = ")[0] for line in result.stdout.splitlines()] == list(defaults())
+    assert [line.split(" = ")[0] for line in result.stdout.splitlines()] == list(flatten(Config()))
 
 
 def test_init_prints_or_writes_the_reference_and_leaves_a_file_as_it_was(tmp_path: Path) -> None:

@@ -26,13 +26,11 @@ class Notes(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.connections_lost = 0
-        self.last_error = ""
         self.fatal = ""
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def on_error(self, error: KafkaError) -> None:
-        """Note what librdkafka calls an error of the whole client."""
-        self.last_error = error.str()
+        """Note an error after which the client is of no more use."""
         if error.fatal():
             self.fatal = error.str()
 

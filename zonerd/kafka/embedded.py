@@ -7,13 +7,11 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from zonerd.kafka.connection import REQUEST_TIMEOUT_S, unavailable
 
-PARTITION_BYTES: Final = 5 * 1024 * 1024
-"""It keeps no more of a partition in memory, and drops the oldest without a word."""
-
 
 class EmbeddedBroker:
     """A broker for other processes too, as long as this one lives; its port and cluster id are new each time.
 
+    It keeps 5 MiB of a partition, and drops the oldest without a word.
     Raises ServiceUnavailable when it does not answer.
     """
 

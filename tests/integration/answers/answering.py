@@ -3,9 +3,8 @@
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,6 @@ from zonerd.store.history import History
 
 DEADLINE_S = 30.0
 TOPIC = "user_activity"
-
-
-def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:  # noqa: ANN401 - whatever it gives
-    """Wait until this is true, and give it."""
-    deadline = time.monotonic() + deadline_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"not within {deadline_s} s"
-        time.sleep(0.01)
-    return result
 
 
 class World:

@@ -3,7 +3,9 @@
 import random
 
 import pytest
-from answering import World, until
+from answering import World
+
+from services.process import wait_until
 
 KILL = "import os, signal\ndef die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
 
@@ -79,7 +81,7 @@ def test_killed_at_random_while_events_come_in_it_counts_each_once(world: World,
     for number in range(12):
         before = world.as_of().get("fold")
         process = world.start("-X", "aggregator.interval_s=0.01", "aggregator")
-        until(lambda before=before: world.as_of().get("fold", before) != before)
+        wait_until(lambda before=before: world.as_of().get("fold", before) != before)
         last = int(world.as_of()["fold"]) + chance.randrange(20)
         while int(world.as_of()["fold"]) < last:
             world.append([f"activity {chance.randrange(5)}"] * chance.randrange(1, 50), chance.randrange(2))

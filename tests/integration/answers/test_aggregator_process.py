@@ -5,16 +5,18 @@ import signal
 import time
 
 import pytest
-from answering import World, until
+from answering import World
+
+from services.process import wait_until
 
 
 def test_an_event_is_visible_in_redis_within_a_second(world: World) -> None:
     world.start("aggregator")
-    until(lambda: world.as_of().get("state") == "live")
+    wait_until(lambda: world.as_of().get("state") == "live")
     for number in range(5):
         begin = time.monotonic()
         world.append([f"activity {number}"])
-        until(lambda name=f"activity {number}": name in world.shown())
+        wait_until(lambda name=f"activity {number}": name in world.shown())
         assert time.monotonic() - begin < 1.0
 
 
@@ -22,13 +24,13 @@ def test_it_waits_for_the_history_and_for_redis(world: World) -> None:
     (world.folder / "events.db").rename(world.folder / "away")
     world.valkey.stop()
     process = world.start("aggregator")
-    until(lambda: "not there yet" in world.logged())
+    wait_until(lambda: "not there yet" in world.logged())
     (world.folder / "away").rename(world.folder / "events.db")
-    until(lambda: "service_unavailable" in world.logged())
+    wait_until(lambda: "service_unavailable" in world.logged())
     world.append(["a"])
     world.valkey.start()
-    until(lambda: world.shown() == {"a": 1})
-    until(lambda: '"ready"' in world.logged())
+    wait_until(lambda: world.shown() == {"a": 1})
+    wait_until(lambda: '"ready"' in world.logged())
     assert world.logged().count("not there yet") == 1
     process.terminate()
     assert process.wait(10) == 0
@@ -37,7 +39,7 @@ def test_it_waits_for_the_history_and_for_redis(world: World) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_counts_and_publishes_what_is_stored_and_says_so(world: World, number: signal.Signals) -> None:
     process = world.start("-X", "aggregator.interval_s=3600", "aggregator")
-    until(lambda: world.as_of().get("state") == "live")
+    wait_until(lambda: world.as_of().get("state") == "live")
     world.append(["a"] * 3)
     process.send_signal(number)
     assert process.wait(10) == 0
@@ -47,10 +49,10 @@ def test_asked_to_stop_it_counts_and_publishes_what_is_stored_and_says_so(world:
 
 def test_asked_to_stop_while_redis_hangs_it_ends_in_time_and_loses_nothing(world: World) -> None:
     process = world.start("-X", "redis.timeout_s=5", "aggregator")
-    until(lambda: world.as_of().get("state") == "live")
+    wait_until(lambda: world.as_of().get("state") == "live")
     world.valkey.pause()
     world.append(["a"] * 3)
-    until(lambda: world.answered() == {"a": 3})
+    wait_until(lambda: world.answered() == {"a": 3})
     process.terminate()
     assert process.wait(10) == 0
     world.valkey.resume()
@@ -60,17 +62,17 @@ def test_asked_to_stop_while_redis_hangs_it_ends_in_time_and_loses_nothing(world
 
 def test_counting_goes_on_while_redis_is_away(world: World) -> None:
     world.start("aggregator")
-    until(lambda: world.as_of().get("state") == "live")
+    wait_until(lambda: world.as_of().get("state") == "live")
     world.valkey.stop()
     world.append(["a"])
-    until(lambda: world.answered() == {"a": 1})
+    wait_until(lambda: world.answered() == {"a": 1})
     world.valkey.start()
-    until(lambda: world.shown() == {"a": 1})
+    wait_until(lambda: world.shown() == {"a": 1})
 
 
 def test_while_one_runs_a_one_shot_run_is_refused_and_says_who(world: World) -> None:
     process = world.start("aggregator")
-    until(lambda: world.as_of().get("state") == "live")
+    wait_until(lambda: world.as_of().get("state") == "live")
     begin = time.monotonic()
     refused = world.run("aggregator", "--until-caught-up")
     assert refused.returncode == 78
@@ -80,12 +82,12 @@ def test_while_one_runs_a_one_shot_run_is_refused_and_says_who(world: World) -> 
 
 def test_a_second_process_waits_and_takes_over(world: World) -> None:
     first = world.start("aggregator")
-    until(lambda: world.as_of().get("state") == "live")
+    wait_until(lambda: world.as_of().get("state") == "live")
     world.start("aggregator")
-    until(lambda: "another aggregator is running" in world.logged())
+    wait_until(lambda: "another aggregator is running" in world.logged())
     first.kill()
     world.append(["a"])
-    until(lambda: world.shown() == {"a": 1})
+    wait_until(lambda: world.shown() == {"a": 1})
 
 
 def test_one_shot_runs_do_not_wait(world: World) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import apsw
 import pytest
-from answering import World, fold_all, until
+from answering import World, fold_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.process import wait_until
 from zonerd import aggregator as aggregator_module
 from zonerd import rollups
 from zonerd.aggregator import read_on
@@ -83,10 +84,10 @@ def test_two_aggregator_processes_over_one_directory_stay_exact(world: World) ->
     unlocked = "import zonerd.store.lock as l\nl.fcntl.flock = lambda *_: None"
     world.append(["sleep"] * 10)
     processes = [world.start("-X", "aggregator.interval_s=0.01", "aggregator", before=unlocked) for _ in range(2)]
-    until(lambda: world.logged().count('"event": "started"') == len(processes))
+    wait_until(lambda: world.logged().count('"event": "started"') == len(processes))
     for number in range(100):
         world.append([f"activity {number % 7}"] * 20, number % 2)
-    until(lambda: world.shown() == world.counted())
+    wait_until(lambda: world.shown() == world.counted())
     for process in processes:
         process.terminate()
         assert process.wait(10) == 0

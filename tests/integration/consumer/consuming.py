@@ -18,17 +18,10 @@ import apsw
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from services.process import wait_until
+
 DEADLINE_S = 60.0
 HERE = Path(__file__).parent
-
-
-def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:  # noqa: ANN401 - whatever it gives
-    """Wait until this is true, and give it."""
-    deadline = time.monotonic() + deadline_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"not within {deadline_s} s"
-        time.sleep(0.01)
-    return result
 
 
 def event(number: int, size_bytes: int = 0) -> bytes:
@@ -80,7 +73,7 @@ class Running:
             return lines if len(lines) >= count else []
 
         try:
-            return until(found)[-1]  # type: ignore[no-any-return]
+            return wait_until(found)[-1]  # type: ignore[no-any-return]
         except AssertionError:
             raise AssertionError(f"no {name} {fields}:\n{self.log.read_text()[-3000:]}") from None
 
@@ -104,7 +97,7 @@ class Running:
 
     def pause(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
-        until(lambda: self.state == "T")
+        wait_until(lambda: self.state == "T")
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -127,8 +120,8 @@ class Trial:
 
     def create_topic(self, partitions: int = 4, **settings: str) -> None:
         values = {"message.timestamp.type": "LogAppendTime", **{k.replace("_", "."): v for k, v in settings.items()}}
-        until(lambda: self._create(partitions, values))
-        until(lambda: len(self._known_partitions()) == partitions)
+        wait_until(lambda: self._create(partitions, values))
+        wait_until(lambda: len(self._known_partitions()) == partitions)
 
     def _create(self, partitions: int, values: dict[str, str]) -> bool:
         future = self.admin.create_topics([NewTopic(self.topic, partitions, 1, config=values)])[self.topic]
@@ -136,11 +129,11 @@ class Trial:
 
     def delete_topic(self) -> None:
         self.admin.delete_topics([self.topic])[self.topic].result()
-        until(lambda: not self._known_partitions())
+        wait_until(lambda: not self._known_partitions())
 
     def add_partitions(self, total: int) -> None:
         self.admin.create_partitions([NewPartitions(self.topic, total)])[self.topic].result()
-        until(lambda: len(self._known_partitions()) == total)
+        wait_until(lambda: len(self._known_partitions()) == total)
         self.producer = Producer({"bootstrap.servers": self.bootstrap_servers, "linger.ms": "5"})
 
     def expire_below(self, offsets: dict[int, int]) -> None:
@@ -195,7 +188,7 @@ class Trial:
             producer.abort_transaction(30)
         else:
             producer.commit_transaction(30)
-        until(lambda: self.ends() == self.ends("read_uncommitted"))  # the markers are written behind our back
+        wait_until(lambda: self.ends() == self.ends("read_uncommitted"))  # the markers are written behind our back
 
     def ledger(self) -> dict[tuple[int, int], bytes | None]:
         """Read all that the topic holds with a plain consumer: (partition, offset) → its bytes."""
@@ -322,7 +315,7 @@ class Trial:
     def wait_until_stored(self, deadline_s: float = DEADLINE_S) -> None:
         """Wait until the history stands at the end of the topic."""
         ends = self.ends()
-        until(lambda: self.next_offsets() == ends, deadline_s)
+        wait_until(lambda: self.next_offsets() == ends, deadline_s)
 
     def gaps(self) -> list[tuple[int, int, int, str]]:
         return self.rows(

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from consuming import Trial, until
+from consuming import Trial
+
+from services.process import wait_until
 
 POINTS = (
     "after_consume",
@@ -88,7 +90,7 @@ def test_killed_or_stopped_and_started_at_once_it_reads_on_each_time(
         before = sum(trial.next_offsets().values())
         trial.produce_events(400)
         running = trial.start()
-        until(lambda before=before: sum(trial.next_offsets().values()) > before, 20)
+        wait_until(lambda before=before: sum(trial.next_offsets().values()) > before, 20)
         taken_s.append(time.monotonic() - running.started)
         if number % 2:
             running.kill()
@@ -138,7 +140,7 @@ def two_over_the_same_partitions(trial: Trial, changed: str = "") -> tuple:
     trial.create_topic(4)
     trial.produce_events(2000)
     slow = trial.start(changed=f"{changed},pausing" if changed else "pausing", consumer__batch_events=500)
-    until(lambda: slow.state == "T" or slow.process.poll() is not None)
+    wait_until(lambda: slow.state == "T" or slow.process.poll() is not None)
     assert slow.process.poll() is None, slow.log.read_text()
     (trial.data / "lock" / "consumer-0.lock").unlink()
     trial.produce_events(20_000)
@@ -146,7 +148,7 @@ def two_over_the_same_partitions(trial: Trial, changed: str = "") -> tuple:
     trial.wait_until_stored()
     slow.go_on()
     trial.produce_events(5000)
-    until(lambda: slow.process.poll() is not None or sum(trial.next_offsets().values()) >= 27_000)
+    wait_until(lambda: slow.process.poll() is not None or sum(trial.next_offsets().values()) >= 27_000)
     return slow, fast
 
 

@@ -3,7 +3,9 @@
 import re
 
 import pytest
-from consuming import Running, Trial, event, until
+from consuming import Running, Trial, event
+
+from services.process import wait_until
 
 ANOTHER = "topic_recreated"
 
@@ -32,7 +34,7 @@ def test_markers_and_aborted_records_become_gaps_and_lag_reaches_nothing(trial: 
         send(1, event(3001))
     running = trial.start(log__progress_s=1)
     trial.wait_until_stored()
-    until(lambda: any(line["lag"] == 0 and line["stored"] for line in running.said("progress")))
+    wait_until(lambda: any(line["lag"] == 0 and line["stored"] for line in running.said("progress")))
     assert running.said("fenced") == []
     assert running.stop() == 0
     assert {reason for *_, reason in trial.gaps()} == {"not_delivered"}
@@ -46,9 +48,9 @@ def test_a_transaction_left_open_holds_nothing_back_but_itself(trial: Trial) -> 
     with trial.transaction() as send:
         send(0, event(1000))
         trial.produce_events(5)
-        until(lambda: trial.next_offsets() == {0: 10})
-        until(lambda: any(line["lag"] == 6 for line in running.said("progress")))
-        until(lambda: running.said("progress")[-1]["lag"] == 0)
+        wait_until(lambda: trial.next_offsets() == {0: 10})
+        wait_until(lambda: any(line["lag"] == 6 for line in running.said("progress")))
+        wait_until(lambda: running.said("progress")[-1]["lag"] == 0)
     trial.wait_until_stored()
     assert running.stop() == 0
     assert trial.assert_exact().records == 16
@@ -70,7 +72,7 @@ def test_a_compacted_topic_is_stored_with_its_sparse_offsets(trial: Trial) -> No
         trial.producer.flush(30)
         return len(trial.ledger()) < 60
 
-    until(compacted, 60)
+    wait_until(compacted, 60)
     stored = trial.stored()
     trial.catch_up()
     assert trial.stored() > stored
@@ -148,7 +150,7 @@ def test_a_process_without_a_partition_gets_the_one_that_is_added_for_it(trial: 
     trial.add_partitions(8)
     running.wait_for("partitions_assigned", partitions=[5])
     trial.produce_events(800)
-    until(lambda: trial.next_offsets().get(5) == 100)
+    wait_until(lambda: trial.next_offsets().get(5) == 100)
     assert running.stop() == 0
     trial.catch_up()
     trial.assert_exact()
@@ -163,7 +165,7 @@ def test_a_topic_made_again_while_stopped_is_refused_until_it_is_accepted(trial:
     reason = not_ready(running, "topic")
     assert re.search(r"topic id is .*, was ", reason)
     assert "zonerd topic accept" in reason
-    until(lambda: len(running.said("kafka_client")) >= 0)
+    wait_until(lambda: len(running.said("kafka_client")) >= 0)
     assert len(running.said("not_ready")) == 1, "one clear line"
     done = trial.run("topic", "accept", "--yes")
     assert done.returncode == 0, done.stderr
@@ -237,7 +239,7 @@ def test_the_topic_is_not_made_again_over_a_history_of_it(trial: Trial) -> None:
     trial.delete_topic()
     line = running.wait_for("service_unavailable", check="kafka")
     assert "gone" in line["reason"] or "unknown" in line["reason"].lower(), line
-    until(lambda: any("zonerd topic create" in one["reason"] for one in running.said("service_unavailable")))
+    wait_until(lambda: any("zonerd topic create" in one["reason"] for one in running.said("service_unavailable")))
     assert trial._known_partitions() == {}
     assert running.stop() == 0
 
@@ -260,6 +262,17 @@ def test_a_log_that_ends_below_our_position_is_not_our_topic(trial: Trial) -> No
     trial.produce_events(100)
     trial.catch_up()
     trial.write("update partitions set next_offset = 500, anchor_offset = 499")
+    running = trial.start()
+    assert "ends at 100, below our 500" in not_ready(running, "topic")
+    assert running.stop() == 0
+
+
+def test_a_log_that_ends_below_a_position_without_an_anchor_is_not_our_topic(trial: Trial) -> None:
+    """A partition met at its latest offset has a position before it has seen a record."""
+    trial.create_topic(1)
+    trial.produce_events(100)
+    trial.catch_up(consumer__start_from="latest")
+    trial.write("update partitions set first_offset = 500, next_offset = 500, confirmed_offset = 500")
     running = trial.start()
     assert "ends at 100, below our 500" in not_ready(running, "topic")
     assert running.stop() == 0

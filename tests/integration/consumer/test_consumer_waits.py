@@ -12,9 +12,10 @@ from pathlib import Path
 import apsw
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from consuming import Running, Trial, event, until
+from consuming import Running, Trial, event
 
 from services.kafka import KafkaBroker
+from services.process import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_broker_that_restarts_costs_neither_the_process_nor_a_record(alone: Tr
     alone.produce_events(2000)
     alone.wait_until_stored()
     assert running.process.poll() is None
-    until(lambda: len(running.said("ready")) >= 1)
+    wait_until(lambda: len(running.said("ready")) >= 1)
     assert running.stop() == 0
     assert alone.assert_exact().records == 4000
 
@@ -169,7 +170,7 @@ def test_a_second_signal_while_it_stops_changes_nothing(trial: Trial) -> None:
     trial.create_topic(4)
     trial.produce_events(20_000)
     running = trial.start()
-    until(lambda: trial.stored() > 0)
+    wait_until(lambda: trial.stored() > 0)
     running.process.terminate()
     running.process.terminate()
     assert running.process.wait(10) == 0
@@ -191,12 +192,14 @@ def test_it_ends_when_the_supervisor_that_started_it_is_gone(trial: Trial, tmp_p
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        until(lambda: log.exists() and '"ready"' in log.read_text())
+        wait_until(lambda: log.exists() and '"ready"' in log.read_text())
         parent.kill()
     try:
-        until(lambda: '"stopped"' in log.read_text(), 10)
+        wait_until(lambda: '"stopped"' in log.read_text(), 10)
         assert '"orphaned": true' in log.read_text()
-        until(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", 10)
+        wait_until(
+            lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", 10
+        )
     finally:
         if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
@@ -446,7 +449,7 @@ def test_the_group_shows_in_kafka_how_far_the_store_is_though_nothing_comes(tria
     trial.produce_events(400)
     running: Running = trial.start()
     trial.wait_until_stored()
-    until(lambda: trial.committed() == trial.next_offsets(), 10)
+    wait_until(lambda: trial.committed() == trial.next_offsets(), 10)
     assert running.stop() == 0
 
 
@@ -467,7 +470,7 @@ def test_another_program_in_our_group_is_named_and_harmless(trial: Trial) -> Non
     trial.create_topic(2)
     foreign = Consumer({"bootstrap.servers": trial.bootstrap_servers, "group.id": trial.topic})
     foreign.subscribe([trial.topic])
-    until(lambda: foreign.poll(0.1) or foreign.assignment())
+    wait_until(lambda: foreign.poll(0.1) or foreign.assignment())
     running = trial.start()
     trial.produce_events(400)
     line = running.wait_for("group_in_use")
