@@ -38,18 +38,18 @@ class Readiness:
             self._was_ready = True
             self._log.info("ready")
 
-    def fail(self, check: str, reason: str) -> None:
+    def fail(self, check: str, reason: str, **fields: object) -> None:
         """Note that this check fails and why; said at once, and again only when the reason changes."""
         changed = self._reasons[check] != reason
         self._reasons[check] = reason
         self._was_ready = False
         if changed:
             self._said.add(check)
-            self._say(check, reason)
+            self._say(check, reason, fields)
 
-    def _say(self, check: str, reason: str) -> None:
+    def _say(self, check: str, reason: str, fields: dict[str, object]) -> None:
         event = _EVENTS[check][0] if check in _EVENTS else "not_ready"
-        self._log.warning(event, check=check, reason=reason)
+        self._log.warning(event, check=check, reason=reason, **fields)
 
 
 _EVENTS = {
