@@ -113,13 +113,16 @@ def data_dir(tmp_path: Path) -> Path:
 def config_file(tmp_path: Path, data_dir: Path) -> ConfigFile:
     """Write a configuration: `config_file({"kafka.topic": …}, name="zonerd.toml")` gives its path.
 
-    Without other words: this test's data directory, JSON lines in the log, and no Redis unless `redis.url` is given.
+    Without other words: this test's data directory, JSON lines in the log, any ports (ports.json tells them), and no
+    Redis unless `redis.url` is given.
     """
 
     def write(overrides: Mapping[str, object] | None = None, name: str = "zonerd.toml") -> Path:
         values: dict[str, object] = {"store.data_dir": str(data_dir), "log.format": "json"}
         values |= overrides or {}
         values.setdefault("redis.enabled", "redis.url" in values)
+        for process in ("watchdog", "producer", "aggregator", "consumer"):
+            values.setdefault(f"http.port.{process}", 0)
         path = tmp_path / name
         path.write_text("\n".join(_toml(values)) + "\n", encoding="utf-8")
         return path

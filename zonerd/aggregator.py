@@ -9,12 +9,14 @@ from typing import Final, NamedTuple
 from zonerd import metrics, rollups
 from zonerd.cache import Cache
 from zonerd.config import Config
+from zonerd.endpoint import Endpoint, Listening
 from zonerd.errors import Overtaken, ServiceUnavailable, StoreUnavailable
-from zonerd.health import Readiness
+from zonerd.health import Health
 from zonerd.log import Limited, Log, Progress
 from zonerd.publisher import Publisher, Withheld
 from zonerd.rollups import Cursor, Fact, Place, State
 from zonerd.shutdown import Shutdown
+from zonerd.store import database
 from zonerd.store.answers import Answers
 from zonerd.store.database import EVENTS, ROLLUPS
 from zonerd.store.history import History
@@ -196,45 +198,51 @@ def _slice(history: History, starts: dict[int, int], ends: dict[int, Place]) -> 
 
 def run(config: Config, password: str | None, log: Log, shutdown: Shutdown) -> None:
     """Fold and publish until a stop is requested; a missing lock, history, disk or Redis is waited for, not ready."""
-    readiness = Readiness(log, CHECKS)
+    health = Health(log, CHECKS)
     log.info("started", data_dir=config.store.data_dir)
-    with lock_when_free(config.data_dir, ROLE, readiness, shutdown) as locked:
+    libraries = {"sqlite": database.library_version()}
+    with (
+        Endpoint(Listening.of(config, ROLE), health, libraries=libraries),
+        lock_when_free(config.data_dir, ROLE, health, shutdown) as locked,
+    ):
         while locked and not shutdown.requested:
             try:
                 with aggregating(config, password, log, lambda: shutdown.requested) as aggregator:
-                    _aggregate(aggregator, readiness, shutdown, config, log)
+                    _aggregate(aggregator, health, shutdown, config, log)
             except StoreUnavailable as error:  # nothing was written; begin again with what is there
-                readiness.fail("store", error.reason)
+                health.fail("store", error.reason)
+                health.beat()
                 shutdown.wait(RETRY_S)
     log.info("stopped", orphaned=shutdown.orphaned)
 
 
-def _aggregate(aggregator: Aggregator, readiness: Readiness, shutdown: Shutdown, config: Config, log: Log) -> None:
+def _aggregate(aggregator: Aggregator, health: Health, shutdown: Shutdown, config: Config, log: Log) -> None:
     progress = Progress(log, config.log.progress_s)
     limited = Limited()
     while not shutdown.requested:
         more = False
         try:
             more = aggregator.fold()
-            readiness.hold("store")
+            health.hold("store")
             if aggregator.publish_if_due():
-                readiness.hold("redis")
-                readiness.hold("summary")
+                health.hold("redis")
+                health.hold("summary")
         except Overtaken as error:
             limited.warning(log, "overtaken", str(error))
         except Withheld as error:
-            readiness.hold("redis")
-            readiness.fail("summary", str(error))
+            health.hold("redis")
+            health.fail("summary", str(error))
             if error.kind == "foreign":
                 limited.warning(log, "another_store", str(error))
         except StoreUnavailable:
             raise
         except ServiceUnavailable as error:
             if not shutdown.requested:
-                readiness.fail(error.service, error.reason)
+                health.fail(error.service, error.reason)
         progress.tick(aggregator.progress)
+        health.beat()
         if not more:
-            shutdown.wait(config.aggregator.interval_s)
+            shutdown.wait(config.aggregator.interval_s, health.beat)
     log.info("stop_requested")
     aggregator.finish()
 

@@ -17,6 +17,8 @@ from zonerd.log import Format, Level
 MAX_SOCKET_PATH_BYTES: Final = 80
 """A socket's path is bound with a pid behind it first, and macOS takes 104 bytes."""
 
+MAX_CONSUMERS: Final = 256
+
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One table of the file."""
@@ -28,6 +30,7 @@ class Store(_Section, frozen=True):
     data_dir: str = ""
     run_dir: str = ""
     min_free_bytes: int = 268_435_456
+    max_wal_bytes: int = 1_073_741_824
 
 
 class Kafka(_Section, frozen=True):
@@ -94,11 +97,35 @@ class Redis(_Section, frozen=True):
     timeout_s: float = 5.0
 
 
+class Ports(_Section, frozen=True):
+    """Where each process listens; 0 is any, consumer N listens N higher than `consumer`."""
+
+    watchdog: int = 19300
+    producer: int = 19301
+    aggregator: int = 19302
+    consumer: int = 19310
+
+
+class Http(_Section, frozen=True):
+    """Where /metrics, /healthz and /readyz are answered."""
+
+    host: str = "127.0.0.1"
+    port: Ports = Ports()
+
+
+class Watchdog(_Section, frozen=True):
+    """When a process is started again."""
+
+    stall_s: float = 60.0
+    retry_fatal_s: float = 60.0
+
+
 class Log(_Section, frozen=True):
     """What is said while it works."""
 
     level: Level = "info"
     format: Format = "auto"
+    journal: Literal["auto", "on", "off"] = "auto"
     progress_s: float = 60.0
 
 
@@ -111,6 +138,8 @@ class Config(msgspec.Struct, frozen=True):
     consumer: Consumer = Consumer()
     aggregator: Aggregator = Aggregator()
     redis: Redis = Redis()
+    http: Http = Http()
+    watchdog: Watchdog = Watchdog()
     log: Log = Log()
 
     @property
@@ -122,6 +151,22 @@ class Config(msgspec.Struct, frozen=True):
     def run_dir(self) -> Path:
         """The folder of the socket and of what lives only while zonerd runs."""
         return Path(self.store.run_dir)
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """The supervised processes in starting order, by their names in supervisord, logs and ports.json."""
+        numbers = range(self.consumer.processes)
+        return ("watchdog", "aggregator", *(self.consumer_name(number) for number in numbers), "producer")
+
+    def consumer_name(self, number: int) -> str:
+        """Give the name of consumer `number`: `consumer` where it is the only one."""
+        return "consumer" if self.consumer.processes == 1 else f"consumer-{number}"
+
+    def port_of(self, process: str) -> int:
+        """Give the port of one of `processes`; 0: any, which ports.json tells."""
+        role, _, number = process.partition("-")
+        port: int = getattr(self.http.port, role)
+        return port + int(number or 0) if port else 0
 
 
 class Layer(NamedTuple):
@@ -276,9 +321,9 @@ def _convert_key(  # noqa: PLR0913 - one key, where it goes, and whom to blame
     if name not in kinds:
         problems.append(f"{origin}: {section}.{key}: unknown key")
         return
-    if inner:  # kafka.properties.x=y, producer.simulate.x=y: one value of a table
+    if inner:  # kafka.properties.x=y, http.port.consumer=0: one value of a table
         value = {**msgspec.to_builtins(into.get(name, {})), inner: value}
-    elif isinstance(value, str) and kinds[name] in (Simulate, dict[str, str]):
+    elif isinstance(value, str) and kinds[name] in (Simulate, Ports, dict[str, str]):
         value = _parse_table(value)
     elif isinstance(value, dict) and kinds[name] == dict[str, str]:
         value = {str(inner): _as_property(one) for inner, one in value.items()}
@@ -354,6 +399,7 @@ Check = tuple[str, Callable[[Config], bool], str]
 
 _CHECKS: Final[tuple[Check, ...]] = (
     ("store.min_free_bytes", lambda c: c.store.min_free_bytes >= 0, "must be at least 0"),
+    ("store.max_wal_bytes", lambda c: c.store.max_wal_bytes >= 16_777_216, "must be at least 16777216"),
     ("kafka.bootstrap_servers", lambda c: bool(c.kafka.bootstrap_servers.strip()), "must name a broker"),
     (
         "kafka.topic",
@@ -371,7 +417,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
     ("producer.simulate", lambda c: 0 < c.producer.simulate.rate_per_s <= 1e6, "rate_per_s must be above 0, to 1e6"),
     ("producer.simulate", lambda c: 1 <= c.producer.simulate.users <= 2**31, "users must be 1 to 2^31"),
     ("producer.simulate", lambda c: bool(c.producer.simulate.activities), "activities must name one at least"),
-    ("consumer.processes", lambda c: 1 <= c.consumer.processes <= 256, "must be 1 to 256"),
+    ("consumer.processes", lambda c: 1 <= c.consumer.processes <= MAX_CONSUMERS, "must be 1 to 256"),
     ("consumer.batch_events", lambda c: 1 <= c.consumer.batch_events <= 100_000, "must be 1 to 100000"),
     ("consumer.batch_wait_s", lambda c: 0 < c.consumer.batch_wait_s <= 10, "must be above 0, to 10"),
     ("consumer.batch_bytes", lambda c: c.consumer.batch_bytes >= 1024, "must be at least 1024"),
@@ -400,8 +446,33 @@ _CHECKS: Final[tuple[Check, ...]] = (
         "must not begin with redis.prefix",
     ),
     ("redis.timeout_s", lambda c: 0.1 <= c.redis.timeout_s <= 5, "must be 0.1 to 5"),
+    (
+        "http.host",
+        lambda c: re.fullmatch(r"[A-Za-z0-9_.:%-]+", c.http.host) is not None,
+        "must be a host or an address",
+    ),
+    ("http.port", lambda c: all(0 <= port <= 65535 for port in _ports(c)), "must be 0 (any) to 65535"),
+    ("http.port", lambda c: _all_differ(_ports(c)), "two processes would have the same"),
+    ("watchdog.stall_s", lambda c: 1 <= c.watchdog.stall_s <= 86_400, "must be 1 to 86400"),
+    (
+        "watchdog.retry_fatal_s",
+        lambda c: 0 <= c.watchdog.retry_fatal_s <= 600,
+        "must be 0 (never) to 600",
+    ),
     ("log.progress_s", lambda c: c.log.progress_s >= 1, "must be at least 1"),
 )
+
+
+def _ports(config: Config) -> list[int]:
+    """Give the port of each process, consumers one by one."""
+    if not 1 <= config.consumer.processes <= MAX_CONSUMERS:
+        return []
+    return [config.port_of(process) for process in config.processes]
+
+
+def _all_differ(ports: Sequence[int]) -> bool:
+    chosen = [port for port in ports if port]
+    return len(chosen) == len(set(chosen))
 
 
 def _complaints(config: Config) -> Iterator[str]:

@@ -9,15 +9,18 @@ from typing import Final
 
 from zonerd import metrics
 from zonerd.config import Config
+from zonerd.endpoint import Endpoint, Listening
 from zonerd.errors import ServiceUnavailable, StoreUnavailable
 from zonerd.events import Gap, Slice, Standing, sort_out
-from zonerd.health import Readiness
+from zonerd.health import Health
 from zonerd.incarnation import Replaced, Topic
+from zonerd.kafka import connection
 from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.reader import Reader, Taken
 from zonerd.log import Limited, Log, Progress
 from zonerd.shutdown import Shutdown
 from zonerd.stalls import Stalls
+from zonerd.store import database
 from zonerd.store.history import History, Partition
 from zonerd.store.lock import Lock, lock_when_free
 
@@ -249,38 +252,44 @@ class Consumer:
 
 def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown, number: int) -> None:
     """Read and store until a stop is requested; a missing lock, disk, broker or topic is waited for, not ready."""
-    readiness = Readiness(log, CHECKS)
+    health = Health(log, CHECKS)
     log.info("started", number=number, of=config.consumer.processes, data_dir=config.store.data_dir)
-    with lock_when_free(config.data_dir, role(number), readiness, shutdown) as locked:
+    libraries = {"sqlite": database.library_version(), "librdkafka": connection.library_version()}
+    with (
+        Endpoint(Listening.of(config, config.consumer_name(number)), health, libraries=libraries),
+        lock_when_free(config.data_dir, role(number), health, shutdown) as locked,
+    ):
         while locked and not shutdown.requested:
             try:
                 with consuming(config, sasl_password, log, number) as consumer:
-                    _consume(consumer, readiness, shutdown, config, log)
+                    _consume(consumer, health, shutdown, config, log)
             except StoreUnavailable as error:  # nothing was written; begin again at what the store says
-                readiness.fail("store", error.reason)
+                health.fail("store", error.reason)
+                health.beat()
                 shutdown.wait(RETRY_S)
     log.info("stopped", orphaned=shutdown.orphaned)
 
 
-def _consume(consumer: Consumer, readiness: Readiness, shutdown: Shutdown, config: Config, log: Log) -> None:
+def _consume(consumer: Consumer, health: Health, shutdown: Shutdown, config: Config, log: Log) -> None:
     progress = Progress(log, config.log.progress_s)
     while not shutdown.requested:
         try:
             consumer.step()
-            readiness.hold("store")
-            readiness.hold("kafka")
-            readiness.hold("topic")
+            health.hold("store")
+            health.hold("kafka")
+            health.hold("topic")
         except ServiceUnavailable as error:
             consumer.forget()
-            readiness.fail(error.service, error.reason)
+            health.fail(error.service, error.reason)
             shutdown.wait(RETRY_S)
         except Replaced as error:
             consumer.forget()
-            readiness.fail("topic", str(error))
+            health.fail("topic", str(error))
             shutdown.wait(RETRY_S)
-        _judge_partitions(consumer, readiness)
+        _judge_partitions(consumer, health)
         consumer.report()
         progress.tick(consumer.progress)
+        health.beat()
     log.info("stop_requested")
     consumer.finish()
 
@@ -321,9 +330,9 @@ def role(number: int) -> str:
     return f"consumer-{number}"
 
 
-def _judge_partitions(consumer: Consumer, readiness: Readiness) -> None:
+def _judge_partitions(consumer: Consumer, health: Health) -> None:
     reasons = consumer.stalls.reasons
     if reasons:
-        readiness.fail("partitions", "; ".join(f"partition {p}: {cause}" for p, cause in sorted(reasons.items())))
+        health.fail("partitions", "; ".join(f"partition {p}: {cause}" for p, cause in sorted(reasons.items())))
     else:
-        readiness.hold("partitions")
+        health.hold("partitions")

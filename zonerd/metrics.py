@@ -1,38 +1,316 @@
 """What zonerd counts: every metric, with its help sentence, in one place."""
 
-from prometheus_client import Counter, disable_created_metrics
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from threading import Lock
+from typing import Final, Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-PRODUCER_DELIVERED = Counter("zonerd_producer_events_delivered_total", "Messages that the broker acknowledged.")
+Role = Literal["producer", "consumer", "aggregator", "watchdog"]
+
+LATENCY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+DURATION_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SIZE_BUCKETS: Final = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10_000, 50_000)
+
+
+class Weighed(Collector):
+    """A histogram that takes many equal observations at once; prometheus_client's takes them one by one."""
+
+    def __init__(  # noqa: PLR0913 - what a histogram is
+        self,
+        name: str,
+        documentation: str,
+        label: str,
+        values: Iterable[str],
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._label = label
+        self._bounds = (*buckets, float("inf"))
+        self._counts = {value: [0] * len(self._bounds) for value in values}
+        self._sums = dict.fromkeys(self._counts, 0.0)
+        self._guard = Lock()
+        registry.register(self)
+
+    def observe(self, value: str, amount: float, times: int = 1) -> None:
+        """Count this amount so many times, under this value of the label."""
+        with self._guard:
+            self._counts[value][bisect_left(self._bounds, amount)] += times
+            self._sums[value] += amount * times
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the histogram as Prometheus wants it: each bucket with all below it."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
+        with self._guard:
+            for value, counts in self._counts.items():
+                total, buckets = 0, []
+                for bound, count in zip(self._bounds, counts, strict=True):
+                    total += count
+                    buckets.append((str(floatToGoString(bound)), float(total)))  # type: ignore[no-untyped-call]
+                family.add_metric([value], buckets, self._sums[value])
+        yield family
+
+
+class _Exposed:
+    """Several registries as one; a second look within MAX_AGE_S costs nothing."""
+
+    def __init__(self, *registries: CollectorRegistry) -> None:
+        self._registries = registries
+        self._guard = Lock()
+        self._text = b""
+        self._text_until = 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        return chain.from_iterable(registry.collect() for registry in self._registries)
+
+    def text(self) -> bytes:
+        with self._guard:
+            if time.monotonic() >= self._text_until:
+                self._text = generate_latest(self)
+                self._text_until = time.monotonic() + MAX_AGE_S
+            return self._text
+
+
+MAX_AGE_S: Final = 0.25
+"""So old may an exposition be: however many scrape, it is written four times a second at most."""
+
+_COMMON = CollectorRegistry()
+_DATA = CollectorRegistry()
+_PRODUCER = CollectorRegistry()
+_CONSUMER = CollectorRegistry()
+_AGGREGATOR = CollectorRegistry()
+_WATCHDOG = CollectorRegistry()
+
+_EXPOSED: Final = {
+    "producer": _Exposed(_COMMON, _PRODUCER),
+    "consumer": _Exposed(_COMMON, _DATA, _CONSUMER),
+    "aggregator": _Exposed(_COMMON, _DATA, _AGGREGATOR),
+    "watchdog": _Exposed(_COMMON, _WATCHDOG),
+}
+
+
+def exposition(role: Role) -> bytes:
+    """Give what /metrics of such a process answers, in Prometheus' text format, at most MAX_AGE_S old."""
+    return _EXPOSED[role].text()
+
+
+def families(role: Role) -> Iterator[Metric]:
+    """Give the metrics that such a process exposes, for the reference and its test."""
+    return _EXPOSED[role].collect()
+
+
+def prepare(metric: Counter | Gauge, *label_values: Iterable[str]) -> None:
+    """Make the series of each combination of these values, at 0, so that a rate is right from the first one on."""
+    combinations: list[tuple[str, ...]] = [()]
+    for values in label_values:
+        combinations = [(*so_far, value) for so_far in combinations for value in values]
+    for combination in combinations:
+        metric.labels(*combination)
+
+
+# Every process
+
+ProcessCollector(registry=_COMMON)
+BUILD_INFO = Gauge(
+    "zonerd_build_info",
+    "Always 1; the labels tell the versions, empty where this process does not use the library.",
+    ["version", "sqlite", "librdkafka", "python"],
+    registry=_COMMON,
+)
+READY = Gauge("zonerd_ready", "1 while this check of /readyz holds.", ["check"], registry=_COMMON)
+LOOP_LAST_PASS = Gauge(
+    "zonerd_loop_last_pass_timestamp_seconds", "When the last pass of this process's loop ended.", registry=_COMMON
+)
+LOOP_SECONDS = Counter(
+    "zonerd_loop_seconds_total", "Time that the loop spent, by what it was doing.", ["state"], registry=_COMMON
+)
+LOG_LINES = Counter("zonerd_log_lines_total", "Log lines said, by level.", ["level"], registry=_COMMON)
+LOG_LINES_DROPPED = Counter(
+    "zonerd_log_lines_dropped_total", "Log lines that journald or the output did not take.", registry=_COMMON
+)
+
+# The producer
+
+PRODUCER_DELIVERED = Counter(
+    "zonerd_producer_events_delivered_total", "Messages that the broker acknowledged.", registry=_PRODUCER
+)
+PRODUCER_BYTES = Counter(
+    "zonerd_producer_bytes_delivered_total", "Bytes of the messages that the broker acknowledged.", registry=_PRODUCER
+)
 PRODUCER_ERRORS = Counter(
-    "zonerd_producer_errors_total", "Messages that the broker did not take, by reason.", ["reason"]
+    "zonerd_producer_errors_total", "Messages that the broker did not take, by reason.", ["reason"], registry=_PRODUCER
 )
 PRODUCER_INVALID = Counter(
-    "zonerd_producer_lines_invalid_total", "Lines of the source that are no event, by reason.", ["reason"]
+    "zonerd_producer_lines_invalid_total", "Lines of the source that are no event, by reason.", ["reason"],
+    registry=_PRODUCER,
+)  # fmt: skip
+PRODUCER_DELIVERY = Histogram(
+    "zonerd_producer_delivery_seconds",
+    "From handing a message over to its acknowledgement.",
+    buckets=DURATION_BUCKETS_S,
+    registry=_PRODUCER,
 )
-CONSUMER_RECORDS = Counter("zonerd_consumer_records_total", "Records that Kafka delivered.", ["topic", "partition"])
+PRODUCER_QUEUED = Gauge(
+    "zonerd_producer_queued_events", "Messages handed over that are not acknowledged yet.", registry=_PRODUCER
+)
+
+# Consumer and aggregator
+
+END_TO_END = Weighed(
+    "zonerd_end_to_end_seconds",
+    "From a record's Kafka timestamp until it was stored, or until Redis showed it.",
+    "stage",
+    ("stored", "published"),
+    LATENCY_BUCKETS_S,
+    _DATA,
+)
+STORE_BYTES = Gauge("zonerd_store_bytes", "Size of each file of the data directory.", ["file"], registry=_DATA)
+STORE_FREE = Gauge("zonerd_store_free_bytes", "Free bytes on the disk of the data directory.", registry=_DATA)
+STORE_ERRORS = Counter(
+    "zonerd_store_errors_total", "Times that a file could not be read or written, by kind.", ["file", "kind"],
+    registry=_DATA,
+)  # fmt: skip
+
+# The consumer
+
+CONSUMER_RECORDS = Counter(
+    "zonerd_consumer_records_total", "Records that Kafka delivered and that were stored, events or not.",
+    ["topic", "partition"], registry=_CONSUMER,
+)  # fmt: skip
+CONSUMER_BYTES = Counter(
+    "zonerd_consumer_bytes_total", "Bytes of the values of these records.", ["topic", "partition"], registry=_CONSUMER
+)
 CONSUMER_STORED = Counter(
-    "zonerd_consumer_events_stored_total", "Events that were committed to the history.", ["topic", "partition"]
-)
+    "zonerd_consumer_events_stored_total", "Events that were committed to the history.", ["topic", "partition"],
+    registry=_CONSUMER,
+)  # fmt: skip
 CONSUMER_DEAD_LETTERS = Counter(
-    "zonerd_consumer_dead_letters_total", "Records that were kept as dead letters, by reason.", ["topic", "reason"]
-)
+    "zonerd_consumer_dead_letters_total", "Records that were kept as dead letters, by reason.", ["topic", "reason"],
+    registry=_CONSUMER,
+)  # fmt: skip
 CONSUMER_GAPS = Counter(
     "zonerd_consumer_gap_offsets_total",
     "Offsets at which Kafka has no record, by reason.",
     ["topic", "partition", "reason"],
+    registry=_CONSUMER,
+)
+CONSUMER_LAG = Gauge(
+    "zonerd_consumer_lag_records", "Records from the history's position to the last stable one.",
+    ["topic", "partition"], registry=_CONSUMER,
+)  # fmt: skip
+CONSUMER_LAG_SECONDS = Gauge(
+    "zonerd_consumer_lag_seconds", "Age of the last stored record while records are waiting, else 0.",
+    ["topic", "partition"], registry=_CONSUMER,
+)  # fmt: skip
+CONSUMER_NEXT = Gauge(
+    "zonerd_consumer_next_offset", "The first offset that is not in the history.", ["topic", "partition"],
+    registry=_CONSUMER,
+)  # fmt: skip
+CONSUMER_LOW = Gauge(
+    "zonerd_consumer_low_watermark_offset", "The first offset that Kafka still has.", ["topic", "partition"],
+    registry=_CONSUMER,
+)  # fmt: skip
+CONSUMER_HIGH = Gauge(
+    "zonerd_consumer_high_watermark_offset", "The offset that Kafka will give to the next record.",
+    ["topic", "partition"], registry=_CONSUMER,
+)  # fmt: skip
+CONSUMER_PARTITIONS = Gauge(
+    "zonerd_consumer_assigned_partitions", "Partitions that this process reads now.", registry=_CONSUMER
 )
 CONSUMER_FENCED = Counter(
-    "zonerd_consumer_fenced_total", "Slices dropped because another process had stored them first."
+    "zonerd_consumer_fenced_total", "Slices dropped because another process had stored them first.", registry=_CONSUMER
 )
+CONSUMER_PAUSED = Gauge(
+    "zonerd_consumer_paused", "1 while nothing is stored for this reason.", ["reason"], registry=_CONSUMER
+)
+CONSUMER_BATCH_EVENTS = Histogram(
+    "zonerd_consumer_batch_events", "Records in a batch.", buckets=SIZE_BUCKETS, registry=_CONSUMER
+)
+CONSUMER_BATCH_SECONDS = Histogram(
+    "zonerd_consumer_batch_seconds", "Time that a batch took, by stage.", ["stage"], buckets=DURATION_BUCKETS_S,
+    registry=_CONSUMER,
+)  # fmt: skip
 CONSUMER_COMMIT_ERRORS = Counter(
-    "zonerd_consumer_commit_errors_total", "Offsets that Kafka did not take, by reason.", ["reason"]
+    "zonerd_consumer_commit_errors_total", "Offsets that Kafka did not take, by reason.", ["reason"],
+    registry=_CONSUMER,
+)  # fmt: skip
+STORE_OLDEST = Gauge(
+    "zonerd_store_oldest_event_timestamp_seconds", "Kafka's time of the oldest event in the history.",
+    registry=_CONSUMER,
+)  # fmt: skip
+
+# The aggregator
+
+AGGREGATOR_FOLDED = Counter(
+    "zonerd_aggregator_events_folded_total", "Events that were folded into the answers.", registry=_AGGREGATOR
 )
-AGGREGATOR_FOLDED = Counter("zonerd_aggregator_events_folded_total", "Events that were folded into the answers.")
+AGGREGATOR_FOLD_SECONDS = Histogram(
+    "zonerd_aggregator_fold_seconds", "Time that one fold took.", buckets=DURATION_BUCKETS_S, registry=_AGGREGATOR
+)
+AGGREGATOR_BEHIND = Gauge(
+    "zonerd_aggregator_behind_events", "Offsets that are stored and not folded yet.", registry=_AGGREGATOR
+)
+AGGREGATOR_LAST_PUBLISH = Gauge(
+    "zonerd_aggregator_last_publish_timestamp_seconds",
+    "When Redis was last confirmed to show the newest answers, idle or not.",
+    registry=_AGGREGATOR,
+)
 AGGREGATOR_PUBLISHES = Counter(
-    "zonerd_aggregator_publishes_total", "Attempts to bring Redis up to date, by result.", ["result"]
+    "zonerd_aggregator_publishes_total", "Attempts to bring Redis up to date, by result.", ["result"],
+    registry=_AGGREGATOR,
+)  # fmt: skip
+AGGREGATOR_KEYS_WRITTEN = Counter(
+    "zonerd_aggregator_keys_written_total", "Keys that were written to Redis.", registry=_AGGREGATOR
 )
 AGGREGATOR_FULL_PUSHES = Counter(
-    "zonerd_aggregator_full_pushes_total", "Times that everything was sent to Redis again, by reason.", ["reason"]
+    "zonerd_aggregator_full_pushes_total", "Times that everything was sent to Redis again, by reason.", ["reason"],
+    registry=_AGGREGATOR,
+)  # fmt: skip
+AGGREGATOR_PUBLISH_SECONDS = Histogram(
+    "zonerd_aggregator_publish_seconds", "Time that one publish took.", buckets=DURATION_BUCKETS_S,
+    registry=_AGGREGATOR,
+)  # fmt: skip
+AGGREGATOR_ACTIVITIES = Gauge(
+    "zonerd_aggregator_activities", "Different activities in the answers.", registry=_AGGREGATOR
+)
+REDIS_UP = Gauge("zonerd_redis_up", "1 while Redis answers.", registry=_AGGREGATOR)
+
+# The watchdog
+
+PROCESS_STATE = Gauge(
+    "zonerd_process_state", "1 for the state that supervisord sees a process in, else 0.", ["name", "group", "state"],
+    registry=_WATCHDOG,
+)  # fmt: skip
+PROCESS_START_TIME = Gauge(
+    "zonerd_process_start_time_seconds", "When supervisord started the process last.", ["name", "group"],
+    registry=_WATCHDOG,
+)  # fmt: skip
+PROCESS_EXITS = Counter(
+    "zonerd_process_exits_total", "Ends of a process, by whether supervisord expected them.",
+    ["name", "group", "expected"], registry=_WATCHDOG,
+)  # fmt: skip
+WATCHDOG_RESTARTS = Counter(
+    "zonerd_watchdog_restarts_total", "Times that the watchdog started a process again, by reason.",
+    ["name", "reason"], registry=_WATCHDOG,
+)  # fmt: skip
+WATCHDOG_LAST_TICK = Gauge(
+    "zonerd_watchdog_last_tick_timestamp_seconds", "When supervisord last said that it is alive.", registry=_WATCHDOG
 )

@@ -3,9 +3,11 @@
 from typing import Final
 
 from zonerd.config import Config
+from zonerd.endpoint import Endpoint, Listening
 from zonerd.errors import ServiceUnavailable
 from zonerd.events import REASONS
-from zonerd.health import Readiness
+from zonerd.health import Health
+from zonerd.kafka import connection
 from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer
 from zonerd.log import Limited, Log, Progress
@@ -148,7 +150,7 @@ class Producer:
 
 def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown) -> None:
     """Send until a stop is requested; a missing lock, source, broker or topic is waited for, not ready."""
-    readiness = Readiness(log, CHECKS)
+    health = Health(log, CHECKS)
     log.info(
         "started",
         source=config.producer.source,
@@ -156,7 +158,11 @@ def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown)
         topic=config.kafka.topic,
     )
     max_event_bytes = config.consumer.max_event_bytes
-    with lock_when_free(config.data_dir, "producer", readiness, shutdown) as locked:
+    libraries = {"librdkafka": connection.library_version()}
+    with (
+        Endpoint(Listening.of(config, "producer"), health, libraries=libraries),
+        lock_when_free(config.data_dir, "producer", health, shutdown) as locked,
+    ):
         if locked:
             with (
                 open_source(config, max_event_bytes + MESSAGE_OVERHEAD_BYTES, log) as source,
@@ -164,14 +170,14 @@ def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown)
                 Writer[Place](config.kafka, sasl_password, max_event_bytes, timeout_s=0) as writer,
             ):
                 producer = Producer(config, log, source, cluster, writer)
-                _produce(producer, source, readiness, shutdown, config, log)
+                _produce(producer, source, health, shutdown, config, log)
     log.info("stopped", orphaned=shutdown.orphaned)
 
 
 def _produce(  # noqa: PLR0913 - what one loop looks at
     producer: Producer,
     source: Source,
-    readiness: Readiness,
+    health: Health,
     shutdown: Shutdown,
     config: Config,
     log: Log,
@@ -185,23 +191,24 @@ def _produce(  # noqa: PLR0913 - what one loop looks at
     while not shutdown.requested:
         try:
             producer.step()
-            _judge_source(source, readiness)  # first: else it were ready for a moment without a source
+            _judge_source(source, health)  # first: else it were ready for a moment without a source
             if producer.stalled:
-                readiness.fail("kafka", "messages are not acknowledged; they wait")
+                health.fail("kafka", "messages are not acknowledged; they wait")
             else:
-                readiness.hold("kafka")
+                health.hold("kafka")
         except ServiceUnavailable as error:
-            readiness.fail(error.service, error.reason)
+            health.fail(error.service, error.reason)
             shutdown.wait(RETRY_S)
-            _judge_source(source, readiness)
+            _judge_source(source, health)
         producer.report()
         progress.tick(producer.progress)
+        health.beat()
     log.info("stop_requested", queued=producer.progress()["queued"])
     producer.finish()
 
 
-def _judge_source(source: Source, readiness: Readiness) -> None:
+def _judge_source(source: Source, health: Health) -> None:
     if source.waiting_for:
-        readiness.fail("source", source.waiting_for)
+        health.fail("source", source.waiting_for)
     else:
-        readiness.hold("source")
+        health.hold("source")

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 
@@ -32,11 +33,12 @@ class Shutdown:
         """True once the parent is no longer the supervisor that started this process."""
         return self.supervisor_pid is not None and os.getppid() != self.supervisor_pid
 
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until a stop is requested, whichever comes first."""
+    def wait(self, seconds: float, beat: Callable[[], None] = lambda: None) -> None:
+        """Wait so long, or until a stop is requested, whichever comes first, and call `beat` meanwhile."""
         deadline = time.monotonic() + seconds
         while not self.requested and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
+            beat()
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.signalled = True

@@ -1,9 +1,9 @@
-"""Readiness: true while every check holds, and each change said once."""
+"""Health: true while every check holds, and each change said once."""
 
 import pytest
 from structlog.testing import CapturingLogger
 
-from zonerd.health import Readiness
+from zonerd.health import Health
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ def _said(log: CapturingLogger) -> list[tuple[str, str | None, str | None]]:
 
 
 def test_it_is_ready_once_all_checks_hold_and_says_so_once(log: CapturingLogger) -> None:
-    readiness = Readiness(log, ("lock", "kafka"))
-    assert not readiness.ready
-    assert readiness.reasons == {"lock": "not tried yet", "kafka": "not tried yet"}
-    readiness.hold("lock")
-    assert (readiness.ready, _said(log)) == (False, [])
-    readiness.hold("kafka")
-    readiness.hold("kafka")
-    assert (readiness.ready, readiness.reasons) == (True, {})
+    health = Health(log, ("lock", "kafka"))
+    assert not health.ready
+    assert health.reasons == {"lock": "not tried yet", "kafka": "not tried yet"}
+    health.hold("lock")
+    assert (health.ready, _said(log)) == (False, [])
+    health.hold("kafka")
+    health.hold("kafka")
+    assert (health.ready, health.reasons) == (True, {})
     assert _said(log) == [("ready", None, None)]
 
 
@@ -38,12 +38,12 @@ def test_it_is_ready_once_all_checks_hold_and_says_so_once(log: CapturingLogger)
 def test_a_lost_service_is_named_once_and_once_when_it_is_back(
     log: CapturingLogger, check: str, lost: str, found: str
 ) -> None:
-    readiness = Readiness(log, (check,))
-    readiness.hold(check)
+    health = Health(log, (check,))
+    health.hold(check)
     for reason in ("refused", "refused", "slow", "slow"):
-        readiness.fail(check, reason)
-    assert readiness.reasons == {check: "slow"}
-    readiness.hold(check)
+        health.fail(check, reason)
+    assert health.reasons == {check: "slow"}
+    health.hold(check)
     assert _said(log) == [
         ("ready", None, None),
         (lost, check, "refused"),
@@ -54,9 +54,9 @@ def test_a_lost_service_is_named_once_and_once_when_it_is_back(
 
 
 def test_another_check_is_said_as_not_ready_with_its_fields(log: CapturingLogger) -> None:
-    readiness = Readiness(log, ("topic",))
-    readiness.fail("topic", "replaced", topic="t")
+    health = Health(log, ("topic",))
+    health.fail("topic", "replaced", topic="t")
     assert _said(log) == [("not_ready", "topic", "replaced")]
     assert log.calls[0].kwargs["topic"] == "t"
-    readiness.hold("topic")
+    health.hold("topic")
     assert _said(log)[1:] == [("ready", None, None)]

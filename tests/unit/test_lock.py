@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zonerd.errors import LockHeld, Refused
-from zonerd.health import Readiness
+from zonerd.health import Health
 from zonerd.log import logger
 from zonerd.shutdown import Shutdown
 from zonerd.store import lock as lock_module
@@ -60,10 +60,10 @@ def test_a_lock_is_free_once_its_holder_is_killed(tmp_path: Path, held: subproce
 def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, held: subprocess.Popen[str]) -> None:
     shutdown = Shutdown()
     shutdown.signalled = True
-    readiness = Readiness(logger("test", 1), ("lock",))
-    with lock_when_free(tmp_path, "consumer-0", readiness, shutdown) as locked:
+    health = Health(logger("test", 1), ("lock",))
+    with lock_when_free(tmp_path, "consumer-0", health, shutdown) as locked:
         assert not locked
-    assert f"pid {held.pid}" in readiness.reasons["lock"]
+    assert f"pid {held.pid}" in health.reasons["lock"]
 
 
 def test_a_file_system_of_several_machines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,5 +22,5 @@ def command(session: Session, number: int, until_caught_up: bool) -> None:
         stored = consumer.catch_up(config, session.sasl_password, session.command_log("consumer"), number)
         click.echo(f"{stored} events stored")
         return
-    log = session.process_log(consumer.role(number) if config.consumer.processes > 1 else "consumer")
+    log = session.process_log(config.consumer_name(number))
     consumer.run(config, session.sasl_password, log, session.shutdown(), number)

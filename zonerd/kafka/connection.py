@@ -5,6 +5,7 @@ import re
 from collections import deque
 from typing import Any, Final
 
+import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
 from zonerd import config
@@ -43,6 +44,11 @@ class Notes(logging.Handler):
             return  # kafka.properties is one list for producers and consumers
         if not self.lines or _DIGITS.sub("", self.lines[-1]) != _DIGITS.sub("", text):
             self.lines.append(text)
+
+
+def library_version() -> str:
+    """Give the version of librdkafka that is used."""
+    return str(confluent_kafka.libversion()[0])
 
 
 def properties(kafka: config.Kafka, sasl_password: str | None, notes: Notes) -> dict[str, Any]:

@@ -40,6 +40,11 @@ pragma journal_size_limit = 134217728;
 """
 
 
+def library_version() -> str:
+    """Give the version of SQLite that is used."""
+    return apsw.sqlite_lib_version()
+
+
 def open_writer(folder: Path, kind: Kind) -> apsw.Connection:
     """Open this folder's file for writing, making it if there is none.
 

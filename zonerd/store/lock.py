@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from zonerd.errors import LockHeld, Refused, StoreUnavailable
-from zonerd.health import Readiness
+from zonerd.health import Health
 from zonerd.shutdown import Shutdown
 
 RETRY_S: Final = 1.0
@@ -75,32 +75,32 @@ class Lock:
 
 
 @contextmanager
-def lock_when_free(data_dir: Path, role: str, readiness: Readiness, shutdown: Shutdown) -> Iterator[bool]:
+def lock_when_free(data_dir: Path, role: str, health: Health, shutdown: Shutdown) -> Iterator[bool]:
     """Hold the lock of a role; while another process keeps it, wait, not ready (check `lock`).
 
     Gives False when a stop was requested first. Raises Refused as Lock does.
     """
     prepare(data_dir)
     lock = Lock(data_dir, role)
-    while not _take(lock, readiness):
-        shutdown.wait(RETRY_S)
+    while not _take(lock, health):
+        shutdown.wait(RETRY_S, health.beat)
         if shutdown.requested:
             yield False
             return
-    readiness.hold("lock")
+    health.hold("lock")
     try:
         yield True
     finally:
         lock.release()
 
 
-def _take(lock: Lock, readiness: Readiness) -> bool:
+def _take(lock: Lock, health: Health) -> bool:
     try:
         if lock.take():
             return True
-        readiness.fail("lock", f"another {lock.role} is running: {holder(lock.path)}")
+        health.fail("lock", f"another {lock.role} is running: {holder(lock.path)}")
     except StoreUnavailable as error:  # a full disk, perhaps
-        readiness.fail("lock", error.reason)
+        health.fail("lock", error.reason)
     return False
 
 
