@@ -19,6 +19,7 @@ install-venv:  ## install zonerd into .venv, for .venv/bin/zonerd
 test:  ## set up all that tests need, and run every test against real services (ARGS='-k fence')
 	@$(SETUP)/install demo,dev
 	@$(SETUP)/kafka
+	@$(SETUP)/packages systemd
 	@$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
 
 unit:  ## run the tests that need no service (under 20 s)
