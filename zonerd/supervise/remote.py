@@ -1,18 +1,21 @@
 """A running supervisord, asked over its socket."""
 
 import http.client
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 from xml.parsers.expat import ExpatError
-from xmlrpc.client import Fault, ServerProxy
+from xmlrpc.client import Error, Fault, ServerProxy, Transport
 
-from supervisor.xmlrpc import Faults, SupervisorTransport
+from supervisor.xmlrpc import Faults
 
 from zonerd.errors import ServiceUnavailable
 
 STATES: Final = ("STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL", "UNKNOWN")
+
+ANSWER_WITHIN_S: Final = 5.0
 
 
 class Process(NamedTuple):
@@ -25,7 +28,7 @@ class Process(NamedTuple):
     started_s: float
     stopped_s: float
     exit_code: int
-    """Of its last end; -1 and below where a signal ended it."""
+    """Of its last end; -1 where a signal ended it."""
     spawn_error: str
 
     @property
@@ -35,12 +38,14 @@ class Process(NamedTuple):
 
 
 class Remote:
-    """Questions and orders to the supervisord that listens at a socket; each raises ServiceUnavailable."""
+    """Questions and orders to the supervisord that listens at a socket; each raises ServiceUnavailable.
 
-    def __init__(self, place: Path) -> None:
-        transport = SupervisorTransport(None, None, serverurl=f"unix://{place}")
+    Its every step of an answer is waited for at most `answer_within_s`: one that was stopped accepts and says nothing.
+    """
+
+    def __init__(self, place: Path, answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self._place = place
-        self._server = ServerProxy("http://127.0.0.1", transport=transport)
+        self._server = ServerProxy("http://localhost", transport=_Transport(place, answer_within_s))
 
     def processes(self) -> list[Process]:
         """Give all its processes, ours and others."""
@@ -67,8 +72,41 @@ class Remote:
         except Fault as fault:
             if fault.faultCode not in harmless:
                 raise ServiceUnavailable("supervisord", fault.faultString) from None
-        except (TimeoutError, OSError, http.client.HTTPException, ExpatError) as error:
-            raise ServiceUnavailable("supervisord", f"{self._place}: {error}") from None
+        except (OSError, http.client.HTTPException, ExpatError, Error) as error:
+            raise ServiceUnavailable("supervisord", f"{self._place}: {_words(error)}") from None
+
+
+class _Transport(Transport):
+    """XML-RPC over a Unix socket."""
+
+    def __init__(self, place: Path, answer_within_s: float) -> None:
+        super().__init__()
+        self._place = place
+        self._answer_within_s = answer_within_s
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:  # noqa: ANN401 - xmlrpc's words
+        if self._connection[1] is None:
+            self._connection = host, _Connection(self._place, self._answer_within_s)
+        return cast("http.client.HTTPConnection", self._connection[1])
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, place: Path, answer_within_s: float) -> None:
+        super().__init__("localhost", timeout=answer_within_s)
+        self._place = place
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._place))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def _process(info: dict[str, Any]) -> Process:
