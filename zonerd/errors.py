@@ -1,12 +1,33 @@
 """What can go wrong, as a vocabulary, and the exit code that each kind ends a command with."""
 
-DONE = 0
-ANSWER_IS_NO = 1
-USAGE = 2
-SERVICE_UNAVAILABLE = 69
-BUG = 70
-REFUSED = 78
-INTERRUPTED = 130
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+DONE: Final = 0
+ANSWER_IS_NO: Final = 1
+USAGE: Final = 2
+PROCESS_NOT_RUNNING: Final = 3
+SUPERVISORD_UNREACHABLE: Final = 4
+SERVICE_UNAVAILABLE: Final = 69
+BUG: Final = 70
+REFUSED: Final = 78
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        DONE: "done; for a process: it was asked to stop, and did",
+        ANSWER_IS_NO: "the answer is no: not ready, something differs, there is no such thing",
+        USAGE: "the command line is not understood",
+        PROCESS_NOT_RUNNING: "some process does not run",
+        SUPERVISORD_UNREACHABLE: "no supervisord answers",
+        SERVICE_UNAVAILABLE: "a service cannot be reached, or the store cannot be written now; one-shot verbs only",
+        BUG: "a bug: the last lines on stderr or in the log say where",
+        REFUSED: "the configuration, a file or a lock is refused: starting again does not help",
+        INTERRUPTED: "interrupted",
+    }
+)
+"""Each exit code, and what it says."""
 
 
 class ZonerdError(Exception):
