@@ -9,6 +9,8 @@ from typing import Literal, TextIO, TypeAlias
 
 import structlog
 
+from zonerd.log.events import EVENTS as EVENTS
+
 Log: TypeAlias = structlog.typing.FilteringBoundLogger
 Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
