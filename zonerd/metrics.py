@@ -2,10 +2,10 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from threading import Lock
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +23,8 @@ from prometheus_client.utils import floatToGoString
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Role = Literal["producer", "consumer", "aggregator", "watchdog"]
+LoopState = Literal["wait", "decode", "store", "commit"]
+LOOP_STATES: Final[tuple[LoopState, ...]] = get_args(LoopState)
 
 LATENCY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 DURATION_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -30,7 +32,10 @@ SIZE_BUCKETS: Final = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10_000, 50_00
 
 
 class Weighed(Collector):
-    """A histogram that takes many equal observations at once; prometheus_client's takes them one by one."""
+    """A histogram that takes many observations at once; prometheus_client's takes them one by one, at 1.2 µs each.
+
+    With at most one label, whose values are given; '' is none.
+    """
 
     def __init__(  # noqa: PLR0913 - what a histogram is
         self,
@@ -56,16 +61,25 @@ class Weighed(Collector):
             self._counts[value][bisect_left(self._bounds, amount)] += times
             self._sums[value] += amount * times
 
+    def observe_all(self, amounts: Sequence[float], value: str = "") -> None:
+        """Count each of these amounts once, under this value of the label, at some 0.2 µs each."""
+        with self._guard:
+            counts = self._counts[value]
+            for amount in amounts:
+                counts[bisect_left(self._bounds, amount)] += 1
+            self._sums[value] += sum(amounts)
+
     def collect(self) -> Iterator[Metric]:
         """Give the histogram as Prometheus wants it: each bucket with all below it."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
+        labelled = bool(self._label)
+        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label][:labelled])
         with self._guard:
             for value, counts in self._counts.items():
                 total, buckets = 0, []
                 for bound, count in zip(self._bounds, counts, strict=True):
                     total += count
                     buckets.append((str(floatToGoString(bound)), float(total)))  # type: ignore[no-untyped-call]
-                family.add_metric([value], buckets, self._sums[value])
+                family.add_metric([value][:labelled], buckets, self._sums[value])
         yield family
 
 
@@ -126,6 +140,19 @@ def prepare(metric: Counter | Gauge, *label_values: Iterable[str]) -> None:
         metric.labels(*combination)
 
 
+class Laps:
+    """Where a loop's time goes: each call counts for its state what passed since the call before."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+
+    def end(self, state: LoopState) -> None:
+        """Count what passed since the last call for this state."""
+        since, self._since = self._since, self._clock()
+        LOOP_SECONDS.labels(state).inc(self._since - since)
+
+
 # Every process
 
 ProcessCollector(registry=_COMMON)
@@ -140,8 +167,15 @@ LOOP_LAST_PASS = Gauge(
     "zonerd_loop_last_pass_timestamp_seconds", "When the last pass of this process's loop ended.", registry=_COMMON
 )
 LOOP_SECONDS = Counter(
-    "zonerd_loop_seconds_total", "Time that the loop spent, by what it was doing.", ["state"], registry=_COMMON
+    "zonerd_loop_seconds_total",
+    "Time that the loop spent, by state: wait (for work, or for a service), decode (reading and judging what comes in),"
+    " store (producer: until Kafka acknowledges; consumer: events.db; aggregator: rollups.db), commit (producer: the"
+    " source's position; consumer: offsets; aggregator: Redis).",
+    ["state"],
+    registry=_COMMON,
 )
+LOOP: Final = Laps()
+"""Of the one loop that a process has."""
 LOG_LINES = Counter("zonerd_log_lines_total", "Log lines said, by level.", ["level"], registry=_COMMON)
 LOG_LINES_DROPPED = Counter(
     "zonerd_log_lines_dropped_total", "Log lines that journald or the output did not take.", registry=_COMMON
@@ -153,30 +187,38 @@ PRODUCER_DELIVERED = Counter(
     "zonerd_producer_events_delivered_total", "Messages that the broker acknowledged.", registry=_PRODUCER
 )
 PRODUCER_BYTES = Counter(
-    "zonerd_producer_bytes_delivered_total", "Bytes of the messages that the broker acknowledged.", registry=_PRODUCER
+    "zonerd_producer_bytes_delivered_total", "Bytes of the values that the broker acknowledged.", registry=_PRODUCER
 )
 PRODUCER_ERRORS = Counter(
-    "zonerd_producer_errors_total", "Messages that the broker did not take, by reason.", ["reason"], registry=_PRODUCER
+    "zonerd_producer_errors_total",
+    "Times that the broker did not take a message, by reason.",
+    ["reason"],
+    registry=_PRODUCER,
 )
 PRODUCER_INVALID = Counter(
     "zonerd_producer_lines_invalid_total", "Lines of the source that are no event, by reason.", ["reason"],
     registry=_PRODUCER,
 )  # fmt: skip
-PRODUCER_DELIVERY = Histogram(
+PRODUCER_DELIVERY = Weighed(
     "zonerd_producer_delivery_seconds",
-    "From handing a message over to its acknowledgement.",
-    buckets=DURATION_BUCKETS_S,
-    registry=_PRODUCER,
+    "From handing a message over, for the first time, until its acknowledgement was taken.",
+    "",
+    ("",),
+    DURATION_BUCKETS_S,
+    _PRODUCER,
 )
 PRODUCER_QUEUED = Gauge(
-    "zonerd_producer_queued_events", "Messages handed over that are not acknowledged yet.", registry=_PRODUCER
+    "zonerd_producer_queued_events",
+    "Messages handed over that are not acknowledged yet, or stand behind one that is not.",
+    registry=_PRODUCER,
 )
 
 # Consumer and aggregator
 
 END_TO_END = Weighed(
     "zonerd_end_to_end_seconds",
-    "From a record's Kafka timestamp until it was stored, or until Redis showed it.",
+    "From a record's Kafka timestamp until it was stored, or until Redis had confirmed to show it, once an event: a"
+    " rebuild, or the first count of a history that was there before, is no latency.",
     "stage",
     ("stored", "published"),
     LATENCY_BUCKETS_S,
@@ -263,14 +305,18 @@ AGGREGATOR_FOLDED = Counter(
     "zonerd_aggregator_events_folded_total", "Events that were folded into the answers.", registry=_AGGREGATOR
 )
 AGGREGATOR_FOLD_SECONDS = Histogram(
-    "zonerd_aggregator_fold_seconds", "Time that one fold took.", buckets=DURATION_BUCKETS_S, registry=_AGGREGATOR
+    "zonerd_aggregator_fold_seconds",
+    "Time that a fold took that moved the answers.",
+    buckets=DURATION_BUCKETS_S,
+    registry=_AGGREGATOR,
 )
 AGGREGATOR_BEHIND = Gauge(
     "zonerd_aggregator_behind_events", "Offsets that are stored and not folded yet.", registry=_AGGREGATOR
 )
 AGGREGATOR_LAST_PUBLISH = Gauge(
     "zonerd_aggregator_last_publish_timestamp_seconds",
-    "When Redis was last confirmed to show the newest answers, idle or not.",
+    "When Redis was last confirmed to show the newest answers, idle or not; 0: not since this process started. Absent"
+    " without Redis.",
     registry=_AGGREGATOR,
 )
 AGGREGATOR_PUBLISHES = Counter(
@@ -278,20 +324,31 @@ AGGREGATOR_PUBLISHES = Counter(
     registry=_AGGREGATOR,
 )  # fmt: skip
 AGGREGATOR_KEYS_WRITTEN = Counter(
-    "zonerd_aggregator_keys_written_total", "Keys that were written to Redis.", registry=_AGGREGATOR
+    "zonerd_aggregator_keys_written_total", "Keys that were written to Redis, as_of among them.", registry=_AGGREGATOR
 )
 AGGREGATOR_FULL_PUSHES = Counter(
     "zonerd_aggregator_full_pushes_total", "Times that everything was sent to Redis again, by reason.", ["reason"],
     registry=_AGGREGATOR,
 )  # fmt: skip
 AGGREGATOR_PUBLISH_SECONDS = Histogram(
-    "zonerd_aggregator_publish_seconds", "Time that one publish took.", buckets=DURATION_BUCKETS_S,
+    "zonerd_aggregator_publish_seconds", "Time that one attempt to publish took.", buckets=DURATION_BUCKETS_S,
     registry=_AGGREGATOR,
 )  # fmt: skip
 AGGREGATOR_ACTIVITIES = Gauge(
     "zonerd_aggregator_activities", "Different activities in the answers.", registry=_AGGREGATOR
 )
-REDIS_UP = Gauge("zonerd_redis_up", "1 while Redis answers.", registry=_AGGREGATOR)
+REDIS_UP = Gauge(
+    "zonerd_redis_up",
+    "1 while Redis takes what is sent; looked at with each publish, every 10 s when idle. Absent without Redis.",
+    registry=_AGGREGATOR,
+)
+
+
+def leave_out_redis() -> None:
+    """Take out what would be a false alarm where no Redis is wanted."""
+    for metric in (AGGREGATOR_LAST_PUBLISH, REDIS_UP):
+        _AGGREGATOR.unregister(metric)
+
 
 # The watchdog
 
