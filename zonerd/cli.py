@@ -22,6 +22,7 @@ COMMANDS = (
     "producer",
     "consumer",
     "aggregator",
+    "health",
     "summary",
     "verify",
     "send",

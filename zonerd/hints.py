@@ -1,4 +1,4 @@
-"""The lines that a person can type next."""
+"""What a person at a terminal reads, and can type next."""
 
 import os
 import shlex
@@ -6,6 +6,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def visible(text: str) -> str:
+    """Give a text whose characters a terminal cannot take for orders, and whose lines are one."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def typed(argv0: str, cwd: Path) -> str:

@@ -13,6 +13,7 @@ from zonerd import rollups
 from zonerd.cache import Cache
 from zonerd.cli import Session
 from zonerd.errors import ANSWER_IS_NO, DONE, ServiceUnavailable
+from zonerd.hints import visible
 from zonerd.rollups import AsOf, Keys, Ranking
 from zonerd.store.answers import Answers
 from zonerd.store.database import ROLLUPS
@@ -132,13 +133,8 @@ def _print(ranking: Ranking) -> None:
     table = Table("activity", "events", box=None)
     table.columns[1].justify = "right"
     for name, count in ranking:
-        table.add_row(Text(_visible(name)), f"{count:,}")
+        table.add_row(Text(visible(name)), f"{count:,}")
     Console().print(table)
-
-
-def _visible(name: str) -> str:
-    """Give a name whose characters a terminal cannot take for orders."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def _position(answer: Answer, shown: int) -> str:
