@@ -397,7 +397,7 @@ def _default_run_dir(data_dir: str) -> str:
 
 Check = tuple[str, Callable[[Config], bool], str]
 
-_CHECKS: Final[tuple[Check, ...]] = (
+CHECKS: Final[tuple[Check, ...]] = (
     ("store.min_free_bytes", lambda c: c.store.min_free_bytes >= 0, "must be at least 0"),
     ("store.max_wal_bytes", lambda c: c.store.max_wal_bytes >= 16_777_216, "must be at least 16777216"),
     ("kafka.bootstrap_servers", lambda c: bool(c.kafka.bootstrap_servers.strip()), "must name a broker"),
@@ -452,7 +452,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
         "must be a host or an address",
     ),
     ("http.port", lambda c: all(0 <= port <= 65535 for port in _ports(c)), "must be 0 (any) to 65535"),
-    ("http.port", lambda c: _all_differ(_ports(c)), "two processes would have the same"),
+    ("http.port", lambda c: _all_differ(_ports(c)), "must be another one for each process"),
     ("watchdog.stall_s", lambda c: 1 <= c.watchdog.stall_s <= 86_400, "must be 1 to 86400"),
     (
         "watchdog.retry_fatal_s",
@@ -461,6 +461,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
     ),
     ("log.progress_s", lambda c: c.log.progress_s >= 1, "must be at least 1"),
 )
+"""What a value must be beyond its type: the key, whether it holds, and the rule in words."""
 
 
 def _ports(config: Config) -> list[int]:
@@ -476,7 +477,7 @@ def _all_differ(ports: Sequence[int]) -> bool:
 
 
 def _complaints(config: Config) -> Iterator[str]:
-    for key, holds, rule in _CHECKS:
+    for key, holds, rule in CHECKS:
         if not holds(config):
             yield f"{key}: {rule}"
     for name in sorted(config.kafka.properties):
