@@ -10,8 +10,9 @@ from zonerd.health import Health
 from zonerd.kafka import connection
 from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.writer import MESSAGE_OVERHEAD_BYTES, Writer
+from zonerd.kafka.writer import REASONS as ERRORS
 from zonerd.log import Limited, Log, Progress
-from zonerd.metrics import PRODUCER_INVALID
+from zonerd.metrics import LOOP, LOOP_SECONDS, LOOP_STATES, PRODUCER_ERRORS, PRODUCER_INVALID, prepare
 from zonerd.shutdown import Shutdown
 from zonerd.sources import Line, Place, Source, open_source
 from zonerd.sources.lines import is_blank, judge
@@ -38,8 +39,6 @@ class Producer:
         cluster: Cluster,
         writer: Writer[Place],
     ) -> None:
-        for reason in REASONS:
-            PRODUCER_INVALID.labels(reason)
         self._config = config
         self._log = log
         self._source = source
@@ -52,11 +51,16 @@ class Producer:
     def step(self) -> None:
         """Move the lines that are there now; raises ServiceUnavailable while the topic takes none."""
         self._look_for_topic()
+        LOOP.end("wait")
         lines = self._source.take() if self._writer.has_room else []
         for line in lines:
             self._send(line)
+        LOOP.end("decode")
+        waiting = self._writer.pending
         self._writer.poll(0.0 if lines else self._source.pause_s)
+        LOOP.end("store" if waiting else "wait")
         self._settle()
+        LOOP.end("commit")
         self._judge_delivery()
 
     @property
@@ -121,6 +125,7 @@ class Producer:
             "line_rejected",
             reason,
             detail=detail,
+            path=self._source.path_of(place),
             offset=place.offset,
             bytes=length,
             sent=sent,
@@ -151,6 +156,9 @@ class Producer:
 def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown) -> None:
     """Send until a stop is requested; a missing lock, source, broker or topic is waited for, not ready."""
     health = Health(log, CHECKS)
+    prepare(LOOP_SECONDS, LOOP_STATES)
+    prepare(PRODUCER_INVALID, REASONS)
+    prepare(PRODUCER_ERRORS, ERRORS)
     log.info(
         "started",
         source=config.producer.source,

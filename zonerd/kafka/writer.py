@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from zonerd import config
 from zonerd.kafka.connection import Notes, build, properties
-from zonerd.metrics import PRODUCER_DELIVERED, PRODUCER_ERRORS
+from zonerd.metrics import PRODUCER_BYTES, PRODUCER_DELIVERED, PRODUCER_DELIVERY, PRODUCER_ERRORS, PRODUCER_QUEUED
 
 P = TypeVar("P")
 
@@ -50,9 +50,10 @@ class Refusal(NamedTuple, Generic[P]):
 class _Pending(Generic[P]):
     """One message on its way; `settled` once it is delivered or refused for good."""
 
-    __slots__ = ("key", "position", "settled", "value")
+    __slots__ = ("handed_over_at", "key", "position", "settled", "value")
 
     def __init__(self, value: bytes, key: bytes | None, position: P, settled: bool) -> None:
+        self.handed_over_at = time.monotonic()
         self.value = value
         self.key = key
         self.position = position
@@ -71,8 +72,6 @@ class Writer(Generic[P]):
     """
 
     def __init__(self, kafka: config.Kafka, sasl_password: str | None, max_event_bytes: int, timeout_s: float) -> None:
-        for reason in REASONS:
-            PRODUCER_ERRORS.labels(reason)
         self.notes = Notes()
         self.max_message_bytes = max_event_bytes + MESSAGE_OVERHEAD_BYTES
         self.delivered = 0
@@ -92,7 +91,8 @@ class Writer(Generic[P]):
         self._pending_bytes = 0
         self._refusals: list[Refusal[P]] = []
         self._failures: Counter[str] = Counter()
-        self._counted = 0
+        self._delivered_bytes = 0
+        self._took_s: list[float] = []
         self._settled_at = time.monotonic()
         self._closing = False
         self._client = self._connect()
@@ -180,7 +180,7 @@ class Writer(Generic[P]):
         if entry.settled:
             return
         if error is None:
-            self.delivered += 1
+            self._note_delivered(entry)
         elif not self._refuses(entry, error):
             self._fail(error)
             return
@@ -188,6 +188,11 @@ class Writer(Generic[P]):
         self._settled_at = time.monotonic()
         if entry is self._pending[0]:
             self._sweep()
+
+    def _note_delivered(self, entry: _Pending[P]) -> None:
+        self.delivered += 1
+        self._delivered_bytes += len(entry.value)
+        self._took_s.append(time.monotonic() - entry.handed_over_at)
 
     def _refuses(self, entry: _Pending[P], error: KafkaError) -> bool:
         """Tell whether this message itself is refused, for good, and note it."""
@@ -222,9 +227,13 @@ class Writer(Generic[P]):
             self.acknowledged = entry.position
 
     def _count(self) -> None:
-        if self.delivered != self._counted:
-            PRODUCER_DELIVERED.inc(self.delivered - self._counted)
-            self._counted = self.delivered
+        """Tell the metrics what the reports of one poll have brought: one by one it would cost a microsecond each."""
+        PRODUCER_QUEUED.set(len(self._pending))
+        if self._took_s:
+            PRODUCER_DELIVERED.inc(len(self._took_s))
+            PRODUCER_BYTES.inc(self._delivered_bytes)
+            PRODUCER_DELIVERY.observe_all(self._took_s)
+            self._took_s, self._delivered_bytes = [], 0
         while self._failures:
             reason, number = self._failures.popitem()
             PRODUCER_ERRORS.labels(reason).inc(number)

@@ -37,6 +37,9 @@ class Source(Protocol):
     def ack(self, place: Place) -> None:
         """Note that all up to this line need not be given again."""
 
+    def path_of(self, place: Place) -> str | None:
+        """Give the path under which the file of a line that is not settled was opened; None where there is none."""
+
     def __enter__(self) -> Self:
         """Begin."""
 

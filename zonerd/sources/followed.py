@@ -111,6 +111,10 @@ class FollowedFile:
         if time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self._save()
 
+    def path_of(self, place: Place) -> str:
+        """Give the path under which the file of this line was opened."""
+        return str(self._unsettled[place.file].path)
+
     def take(self) -> list[Line]:
         """Give the next lines; none while the file is not there or has not grown."""
         self.pause_s = _PAUSE_S

@@ -28,6 +28,9 @@ class NoSource:
     def ack(self, place: Place) -> None:
         """Nothing to note."""
 
+    def path_of(self, place: Place) -> None:
+        """None: there is no file."""
+
     def __enter__(self) -> Self:
         return self
 
