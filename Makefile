@@ -4,7 +4,7 @@ SHELL := /bin/sh
 SETUP := tests/services/setup
 BIN := .venv/bin
 
-.PHONY: help run install-venv test unit lint format bench clean
+.PHONY: help run install-venv test unit lint format bench docs clean
 
 help:  ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ test:  ## set up all that tests need, and run every test against real services (
 	@$(SETUP)/install demo,dev
 	@$(SETUP)/kafka
 	@$(SETUP)/packages systemd
+	@$(SETUP)/prometheus
 	@$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
 
 unit:  ## run the tests that need no service (under 20 s)
@@ -43,6 +44,10 @@ bench:  ## measure the consumer's whole work on a real Kafka
 	@$(SETUP)/install demo,dev
 	@$(SETUP)/kafka
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+docs:  ## write docs/reference anew, from the code
+	@$(SETUP)/install demo,dev
+	@$(BIN)/python docs/generate.py
 
 clean:  ## remove what make made here, but the demo's data in var/
 	rm -rf .venv .cache build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
