@@ -22,6 +22,7 @@ COMMANDS = (
     "producer",
     "consumer",
     "aggregator",
+    "status",
     "health",
     "summary",
     "verify",

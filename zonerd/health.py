@@ -3,10 +3,13 @@
 import time
 from collections.abc import Callable
 from threading import Lock
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zonerd import metrics
 from zonerd.log import Log
+
+NOT_TRIED: Final = "not tried yet"
+"""Why a check fails until it was tried; another one that fails is what it waits for."""
 
 
 class Report(NamedTuple):
@@ -62,7 +65,7 @@ class Health:
         """Let readiness rest on these checks too."""
         with self._guard:
             for check in checks:
-                self._reasons[check] = "not tried yet"
+                self._reasons[check] = NOT_TRIED
                 metrics.READY.labels(check).set(0)
 
     def hold(self, check: str) -> None:
