@@ -9,11 +9,16 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from zonerd import __version__, config, errors, hints, log
+from zonerd import __version__, config, errors, hints
+from zonerd.config import Format, Level
 from zonerd.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from zonerd.log import Journal, Log
 
 COMMANDS = (
     "demo",
@@ -22,9 +27,14 @@ COMMANDS = (
     "producer",
     "consumer",
     "aggregator",
+    "watchdog",
     "status",
     "health",
     "summary",
+    "offsets",
+    "tail",
+    "sql",
+    "dead-letters",
     "verify",
     "send",
     "topic",
@@ -33,6 +43,9 @@ COMMANDS = (
     "completion",
 )
 """The verbs, in the order in which help shows them; each is a module of `zonerd.commands`."""
+
+SYSTEMD = ("JOURNAL_STREAM", "INVOCATION_ID")
+"""What systemd puts into a unit's environment, and thereby into that of all its children."""
 
 CONFIG_PLACES = (Path("etc/zonerd.toml"), Path("/etc/zonerd/zonerd.toml"))
 
@@ -48,19 +61,29 @@ class Verbs(click.Group):
         """Load one verb; None if there is none of this name."""
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"zonerd.commands.{name}").command
+        command: click.Command = import_module(f"zonerd.commands.{name.replace('-', '_')}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb; who reads its output and has seen enough (`| head`) is no failure, as click has it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return errors.DONE
 
 
 class Ending:
     """Where the end of a process is said: in its own log, once it has one, else on stderr."""
 
-    process_log: log.Log | None = None
+    process_log: "Log | None" = None
 
     def say(self, event: str, error: BaseException) -> None:
         """Say why it ends."""
         if self.process_log is not None:
-            self.process_log.error(event, reason=str(error), exc_info=event == "crashed")
+            crashed = event == "crashed"
+            reason = f"{type(error).__name__}: {error}" if crashed else str(error)
+            self.process_log.error(event, reason=reason, exc_info=error if crashed else None)
         elif event == "crashed":
             traceback.print_exception(error)
         else:
@@ -122,16 +145,19 @@ class Session:
             options += ["-X", override]
         return hints.shell_line(hints.typed(sys.argv[0], cwd), [*options, *words])
 
-    def process_log(self, process: str) -> log.Log:
-        """Give the log of a process: lines on stdout, as the configuration says."""
-        log.configure(self._level(self.config.log.level), self.config.log.format, sys.stdout)
-        self.ending.process_log = log.logger(process, os.getpid())
+    def process_log(self, process: str) -> "Log":
+        """Give the log of a process: lines on stdout, as the configuration says, and in the journal of its unit."""
+        from zonerd.log import journal  # noqa: PLC0415 - who only asks a question does not pay for it
+
+        section = self.config.log
+        unit = {name: value for name, value in self.environment.items() if name in SYSTEMD}
+        to = journal.opened(section.journal, unit, sys.stdout.fileno())
+        self.ending.process_log = self._log(process, section.level, section.format, sys.stdout, to)
         return self.ending.process_log
 
-    def command_log(self, command: str, level: log.Level = "warning") -> log.Log:
+    def command_log(self, command: str, level: Level = "warning") -> "Log":
         """Give the log of a one-shot verb: from this level up, on stderr."""
-        log.configure(self._level(level), "auto", sys.stderr)
-        return log.logger(command, os.getpid())
+        return self._log(command, level, "auto", sys.stderr)
 
     def shutdown(self) -> Shutdown:
         """Take signals, and the end of the supervisor named in ZONERD_SUPERVISED, as requests to stop."""
@@ -139,7 +165,14 @@ class Session:
         supervisor_pid = os.getppid() if value == "1" else int(value) if value.isdigit() else None
         return Shutdown(supervisor_pid).install()
 
-    def _level(self, configured: log.Level) -> log.Level:
+    def _log(self, name: str, level: Level, line_format: Format, to: TextIO, journal: "Journal | None" = None) -> "Log":
+        from zonerd import log  # noqa: PLC0415 - as above
+
+        plain = self.environment.get("NO_COLOR") or self.environment.get("TERM") == "dumb"
+        log.configure(self._level(level), line_format, to, colors=to.isatty() and not plain, journal=journal)
+        return log.logger(name, os.getpid())
+
+    def _level(self, configured: Level) -> Level:
         if self.verbosity > 0:
             return "debug"
         return "error" if self.verbosity < 0 else configured
@@ -192,13 +225,29 @@ def become_owner(data_dir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    _fill_missing_streams()
     faulthandler.enable()
     os.umask(0o077)
+    _leave_the_unit_of_a_terminal()
     ending = Ending()
     sys.exit(_exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending))
 
 
-def _exit_code(run: Callable[[], object], ending: Ending) -> int:  # noqa: PLR0911 - a return for each kind of end
+def _fill_missing_streams() -> None:
+    """Open /dev/null for each standard stream that is closed: else a database would get its number, and lines."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - it stays open
+
+
+def _leave_the_unit_of_a_terminal() -> None:
+    """Forget what systemd told the program whose window this is: what runs here is not a unit."""
+    if any(os.isatty(stream.fileno()) for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        for name in SYSTEMD:
+            os.environ.pop(name, None)
+
+
+def _exit_code(run: Callable[[], object], ending: Ending) -> int:
     try:
         result = run()
     except click.exceptions.Exit as end:
@@ -211,9 +260,6 @@ def _exit_code(run: Callable[[], object], ending: Ending) -> int:  # noqa: PLR09
     except errors.ZonerdError as error:
         ending.say("refused", error)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.DONE
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes an exit code
         ending.say("crashed", error)
         return errors.BUG

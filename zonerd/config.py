@@ -12,12 +12,17 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from zonerd.errors import ConfigurationRefused
-from zonerd.log import Format, Level
 
 MAX_SOCKET_PATH_BYTES: Final = 80
 """A socket's path is bound with a pid behind it first, and macOS takes 104 bytes."""
 
 MAX_CONSUMERS: Final = 256
+
+Format = Literal["auto", "console", "json"]
+Level = Literal["debug", "info", "warning", "error"]
+
+secrets_read: Final[set[str]] = set()
+"""What `read_secret` has given in this process: no log line may show it."""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -244,11 +249,14 @@ def read_secret(file: str, credential: str, environment: Mapping[str, str]) -> s
     if path is None or (not file and not path.exists()):
         return None
     try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
+        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         problem = "not UTF-8"
     except OSError as error:
         problem = error.strerror or type(error).__name__
+    else:
+        secrets_read.add(secret)
+        return secret
     key = _SECRET_FILES[credential] if file else f"the credential {credential}"
     raise ConfigurationRefused([f"{key}: the file cannot be read: {problem}"])
 

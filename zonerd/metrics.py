@@ -147,10 +147,11 @@ class Laps:
         self._clock = clock
         self._since = clock()
 
-    def end(self, state: LoopState) -> None:
-        """Count what passed since the last call for this state."""
+    def end(self, state: LoopState) -> float:
+        """Count what passed since the last call for this state, and give it, in seconds."""
         since, self._since = self._since, self._clock()
         LOOP_SECONDS.labels(state).inc(self._since - since)
+        return self._since - since
 
 
 # Every process
@@ -177,6 +178,7 @@ LOOP_SECONDS = Counter(
 LOOP: Final = Laps()
 """Of the one loop that a process has."""
 LOG_LINES = Counter("zonerd_log_lines_total", "Log lines said, by level.", ["level"], registry=_COMMON)
+prepare(LOG_LINES, ("debug", "info", "warning", "error"))
 LOG_LINES_DROPPED = Counter(
     "zonerd_log_lines_dropped_total", "Log lines that journald or the output did not take.", registry=_COMMON
 )

@@ -1,44 +1,51 @@
-"""What zonerd says while it works: one event a line, for people on a terminal, else as JSON."""
+"""What zonerd says while it works: one event a line, for people on a terminal, else as JSON, and for journald."""
 
 import logging
 import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal, TextIO, TypeAlias
+from typing import Final, TextIO, TypeAlias
 
 import structlog
+from structlog.typing import EventDict, Processor
 
+from zonerd import metrics
+from zonerd.config import Format, Level
 from zonerd.log.events import EVENTS as EVENTS
+from zonerd.log.journal import Journal as Journal
+from zonerd.log.outlets import Output
+from zonerd.log.text import fit, fit_lines
 
 Log: TypeAlias = structlog.typing.FilteringBoundLogger
-Format = Literal["auto", "console", "json"]
-Level = Literal["debug", "info", "warning", "error"]
 
-_DIGITS = re.compile(r"[0-9]+")
+MAX_KINDS: Final = 1000
+"""So many kinds of a limited event are remembered."""
 
-MAX_VALUE_CHARACTERS = 1024
-"""A longer text in a log line is cut here; what it cuts stands in the history, not in the log."""
+_DIGITS: Final = re.compile(r"[0-9]+")
+_FIRST: Final = ("level", "event", "process", "pid")
 
 
-def configure(level: Level, line_format: Format, stream: TextIO) -> None:
-    """Send every line from `level` up to `stream`: coloured on a terminal, else one JSON object a line."""
-    console = line_format == "console" or (line_format == "auto" and stream.isatty())
+def configure(
+    level: Level, line_format: Format, stream: TextIO, *, colors: bool = False, journal: Journal | None = None
+) -> None:
+    """Send every line from `level` up to `stream`, as JSON unless that is a terminal, and to the journal."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            _stamp,
             structlog.processors.format_exc_info,
-            _cut,
-            structlog.dev.ConsoleRenderer(timestamp_key="ts", colors=stream.isatty())
-            if console
+            _made_fit,
+            *([_Sending(journal)] if journal is not None else []),
+            _console(colors=colors)
+            if line_format == "console" or (line_format == "auto" and stream.isatty())
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: output,
         cache_logger_on_first_use=False,
     )
+    output = Output(stream.fileno())
 
 
 def logger(process: str, pid: int) -> Log:
@@ -58,14 +65,24 @@ class Limited:
 
     def warning(self, log: Log, event: str, reason: str, **fields: object) -> None:
         """Log this as a warning with its reason, or count it as suppressed."""
+        self.say("warning", log, event, reason, **fields)
+
+    def say(self, level: Level, log: Log, event: str, reason: str, **fields: object) -> None:
+        """Log this at this level with its reason, or count it as suppressed."""
         kind = (event, _DIGITS.sub("", reason))
         now = self._clock()
         if kind in self._last and now - self._last[kind] < self._every_s:
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return
+        self._forget_some()
         self._last[kind] = now
         suppressed = self._suppressed.pop(kind, 0)
-        log.warning(event, reason=reason, **fields, **({"suppressed": suppressed} if suppressed else {}))
+        getattr(log, level)(event, reason=reason, **fields, **({"suppressed": suppressed} if suppressed else {}))
+
+    def _forget_some(self) -> None:
+        if len(self._last) >= MAX_KINDS:
+            self._last.clear()
+            self._suppressed.clear()
 
 
 class Progress:
@@ -84,13 +101,32 @@ class Progress:
             self._log.info("progress", **fields())
 
 
-def _stamp(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+class _Sending:
+    """Hands each line to journald."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __call__(self, _logger: object, _method: str, line: EventDict) -> EventDict:
+        if self._journal.take(line) and self._journal.alone:
+            raise structlog.DropEvent
+        return line
+
+
+def _made_fit(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Count a line, give it its moment, the same order as every other, and values that can do no harm."""
+    metrics.LOG_LINES.labels(line["level"]).inc()
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"ts": moment, **line}
+    made: EventDict = {"ts": moment}
+    for name in (*_FIRST, *(name for name in line if name not in _FIRST)):
+        made[name] = fit_lines(line[name]) if name == "exception" else fit(line[name])
+    return made
 
 
-def _cut(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    for name, value in line.items():
-        if isinstance(value, str) and len(value) > MAX_VALUE_CHARACTERS and name != "exception":
-            line[name] = value[:MAX_VALUE_CHARACTERS] + "…"
-    return line
+def _console(*, colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        timestamp_key="ts",
+        colors=colors,
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,  # the other one shows variables, secrets too
+    )
