@@ -247,7 +247,8 @@ class Consumer:
         self._cluster.listen()
         for notes in (self._reader.notes, self._cluster.notes):
             while notes.lines:
-                self._limited.warning(self._log, "kafka_client", notes.lines.popleft())
+                line = notes.lines.popleft()
+                self._limited.say(line.level, self._log, "kafka_client", line.text)
 
 
 def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown, number: int) -> None:

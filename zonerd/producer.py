@@ -87,7 +87,8 @@ class Producer:
         self._cluster.listen()
         for notes in (self._writer.notes, self._cluster.notes):
             while notes.lines:
-                self._limited.warning(self._log, "kafka_client", notes.lines.popleft())
+                line = notes.lines.popleft()
+                self._limited.say(line.level, self._log, "kafka_client", line.text)
 
     def _look_for_topic(self) -> None:
         if self._writer.notes.connections_lost != self._connections_lost and not self._writer.pending:

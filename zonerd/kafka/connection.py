@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
@@ -18,6 +18,13 @@ _KEPT_LINES: Final = 20
 _DIGITS: Final = re.compile(r"[0-9]+")
 
 
+class Line(NamedTuple):
+    """One of librdkafka's own log lines."""
+
+    level: config.Level
+    text: str
+
+
 class Notes(logging.Handler):
     """What a client's callbacks told, for its owner's loop to read: a callback never raises and never writes.
 
@@ -28,7 +35,7 @@ class Notes(logging.Handler):
         super().__init__()
         self.connections_lost = 0
         self.fatal = ""
-        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.lines: deque[Line] = deque(maxlen=_KEPT_LINES)
 
     def on_error(self, error: KafkaError) -> None:
         """Note an error after which the client is of no more use."""
@@ -42,8 +49,8 @@ class Notes(logging.Handler):
             self.connections_lost += 1  # the error callback hears only of connections that could not be made
         if text.startswith("CONFWARN ") and "will be ignored by this" in text:
             return  # kafka.properties is one list for producers and consumers
-        if not self.lines or _DIGITS.sub("", self.lines[-1]) != _DIGITS.sub("", text):
-            self.lines.append(text)
+        if not self.lines or _DIGITS.sub("", self.lines[-1].text) != _DIGITS.sub("", text):
+            self.lines.append(Line(_level(line.levelno), text))
 
 
 def library_version() -> str:
@@ -91,6 +98,12 @@ def _scrubbed(error: Exception, values: dict[str, Any]) -> str:
         if isinstance(value, str) and len(value) > 1:
             text = text.replace(f'"{value}"', "(value)")
     return text
+
+
+def _level(number: int) -> config.Level:
+    if number >= logging.WARNING:
+        return "error" if number >= logging.ERROR else "warning"
+    return "info" if number >= logging.INFO else "debug"
 
 
 def _logger(notes: Notes) -> logging.Logger:
