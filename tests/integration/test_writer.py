@@ -49,7 +49,7 @@ def test_the_producer_is_idempotent(settings: config.Kafka) -> None:
     with opened(settings, debug="eos") as writer:
         writer.send(b"a", None, 1)
         assert writer.flush(DEADLINE_S)
-        assert any("Idempotent producer" in line or "PID{Id:" in line for line in writer.notes.lines)
+        assert any("Idempotent producer" in line.text or "PID{Id:" in line.text for line in writer.notes.lines)
 
 
 def test_a_property_that_idempotence_excludes_is_refused(settings: config.Kafka) -> None:
