@@ -13,14 +13,16 @@ from zonerd.endpoint import Endpoint, Listening
 from zonerd.errors import Overtaken, ServiceUnavailable, StoreUnavailable
 from zonerd.health import Health
 from zonerd.log import Limited, Log, Progress
-from zonerd.publisher import Publisher, Withheld
-from zonerd.rollups import Cursor, Fact, Place, State
+from zonerd.metrics import LOOP
+from zonerd.publisher import Publisher, Result, Withheld
+from zonerd.rollups import RENEW_S, Cursor, Fact, Place, State
 from zonerd.shutdown import Shutdown
 from zonerd.store import database
 from zonerd.store.answers import Answers
 from zonerd.store.database import EVENTS, ROLLUPS
 from zonerd.store.history import History
 from zonerd.store.lock import Lock, lock_when_free
+from zonerd.tally import Tally
 
 ROLE: Final = "aggregator"
 CHECKS: Final = ("lock", "store", "redis", "summary")
@@ -45,19 +47,34 @@ class Reading(NamedTuple):
 
 
 class Aggregator:
-    """Folds what the history has, and publishes it; holds nothing that a crash could lose."""
+    """Folds what the history has, and publishes it; holds nothing that a crash could lose.
 
-    def __init__(self, config: Config, log: Log, history: History, answers: Answers, cache: Cache | None) -> None:
+    `beat` is called between what may take long, so that work is not taken for a hang.
+    """
+
+    def __init__(  # noqa: PLR0913 - its edges
+        self,
+        config: Config,
+        log: Log,
+        history: History,
+        answers: Answers,
+        cache: Cache | None,
+        tally: Tally,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self._log = log
         self._history = history
         self._answers = answers
         self._cache = cache
         paths = [config.data_dir / kind.name for kind in (EVENTS, ROLLUPS)]
         self._files = {path: _identity(path) for path in paths}
-        self._publisher = Publisher(answers, config.aggregator.max_activities, log)
+        self._tally = tally
+        self._beat = beat
+        self._publisher = Publisher(answers, config.aggregator.max_activities, log, beat)
         self._interval_s = config.aggregator.interval_s
         self._checked = False
-        self._due_at = 0.0
+        self._fold_at = 0.0
+        self._publish_at = 0.0
         self._behind = 0
         self._fold = 0
         self.folded = 0
@@ -72,6 +89,7 @@ class Aggregator:
         self._refuse_replaced_files()
         work = self._answers.work()
         reading = read_on(self._history, work.cursor)
+        took_s = LOOP.end("decode")
         self._fold = work.fold
         if reading.trouble is not None:
             self._answers.begin_rebuild(work, reading.cursor)
@@ -81,35 +99,56 @@ class Aggregator:
         if reading.cursor != work.cursor or (work.rebuilding and caught_up):
             swap = work.rebuilding and caught_up
             self._answers.advance(work, reading.cursor, rollups.fold(reading.facts), swap=swap)
+            took_s += LOOP.end("store")
+            anew = work.rebuilding or work.cursor is None
+            self._tally.folded(reading.facts, took_s, anew=anew, caught_up=caught_up)
             self._note_folded(work.fold + 1, reading, swap=swap)
         self._behind = reading.behind
+        self._tally.looked(reading.behind)
         return not caught_up or self._answers.cut_left_over()
+
+    def fold_if_due(self) -> bool:
+        """Fold, unless the last fold found no more and `interval_s` has not passed since; True while there is more."""
+        now = time.monotonic()
+        if now < self._fold_at:
+            return False
+        more = self.fold()
+        self._fold_at = 0.0 if more else now + self._interval_s
+        return more
 
     def publish(self, state: State = "live") -> None:
         """Bring Redis up to the answers; raises Withheld, Overtaken, ServiceUnavailable and StoreUnavailable."""
         if self._cache is None:
             return
+        result: Result = "failed"
+        redis_up = True
+        self._beat()
+        LOOP.end("store")
         try:
-            if not self._checked:
-                if warning := self._cache.check():
-                    self._log.warning("eviction_policy", reason=warning)
-                self._checked = True
-            self._publisher.publish(self._cache, state)
-        except ServiceUnavailable:
-            self._checked = False
-            metrics.AGGREGATOR_PUBLISHES.labels("failed").inc()
+            self._check(self._cache)
+            result = self._publisher.publish(self._cache, state)
+        except Withheld as error:
+            result = error.kind
             raise
+        except Overtaken:
+            result = "overtaken"
+            raise
+        except ServiceUnavailable as error:
+            redis_up = self._checked = error.service != "redis"
+            raise
+        finally:
+            self._tally.published(result, LOOP.end("commit"), redis_up=redis_up)
 
     def publish_if_due(self) -> bool:
         """Publish, unless Redis has it all, or an attempt was just made; True if it was, and Redis has it all now."""
         now = time.monotonic()
-        if now < self._due_at or not self._publisher.is_due(self._fold):
+        if now < self._publish_at or not self._publisher.is_due(self._fold):
             return False
-        self._due_at = now + self._interval_s * (self._behind > 0)
+        self._publish_at = now + self._interval_s * (self._behind > 0)
         try:
             self.publish()
         except (ServiceUnavailable, Withheld):
-            self._due_at = time.monotonic() + RETRY_S
+            self._publish_at = time.monotonic() + RETRY_S
             raise
         return True
 
@@ -130,6 +169,14 @@ class Aggregator:
         """Give how many events were folded since the start, and how many offsets are still ahead."""
         return {"folded": self.folded, "behind": self._behind, "fold": self._fold}
 
+    def _check(self, cache: Cache) -> None:
+        """Look once, at first and after Redis was away, whether it is one that can serve."""
+        if not self._checked:
+            if warning := cache.check():
+                self._log.warning("eviction_policy", reason=warning)
+            self._checked = True
+            self._beat()
+
     def _refuse_replaced_files(self) -> None:
         for path, identity in self._files.items():
             if _identity(path) != identity:
@@ -138,12 +185,12 @@ class Aggregator:
     def _note_folded(self, fold: int, reading: Reading, *, swap: bool) -> None:
         self._fold = fold
         self.folded += len(reading.facts)
-        metrics.AGGREGATOR_FOLDED.inc(len(reading.facts))
         self._log.debug("folded", fold=fold, events=len(reading.facts), behind=reading.behind)
         if swap:
             self._log.info("rebuild_finished", fold=fold, events=reading.cursor.events)
 
     def _note_rebuild(self, reading: Reading, old: Cursor | None) -> None:
+        self._tally.rebuilding()
         if old is not None and reading.trouble in ("another_store", "another_history"):
             self._log.warning("another_store", reason=reading.trouble, was=old.store_id, now=reading.cursor.store_id)
         self._log.info("rebuild_started", reason=reading.trouble)
@@ -199,6 +246,9 @@ def _slice(history: History, starts: dict[int, int], ends: dict[int, Place]) -> 
 def run(config: Config, password: str | None, log: Log, shutdown: Shutdown) -> None:
     """Fold and publish until a stop is requested; a missing lock, history, disk or Redis is waited for, not ready."""
     health = Health(log, CHECKS)
+    tally = Tally(config.data_dir)
+    if not config.redis.enabled:
+        metrics.leave_out_redis()
     log.info("started", data_dir=config.store.data_dir)
     libraries = {"sqlite": database.library_version()}
     with (
@@ -207,7 +257,7 @@ def run(config: Config, password: str | None, log: Log, shutdown: Shutdown) -> N
     ):
         while locked and not shutdown.requested:
             try:
-                with aggregating(config, password, log, lambda: shutdown.requested) as aggregator:
+                with aggregating(config, password, log, tally, health.beat, lambda: shutdown.requested) as aggregator:
                     _aggregate(aggregator, health, shutdown, config, log)
             except StoreUnavailable as error:  # nothing was written; begin again with what is there
                 health.fail("store", error.reason)
@@ -221,8 +271,9 @@ def _aggregate(aggregator: Aggregator, health: Health, shutdown: Shutdown, confi
     limited = Limited()
     while not shutdown.requested:
         more = False
+        LOOP.end("wait")
         try:
-            more = aggregator.fold()
+            more = aggregator.fold_if_due()
             health.hold("store")
             if aggregator.publish_if_due():
                 health.hold("redis")
@@ -242,7 +293,7 @@ def _aggregate(aggregator: Aggregator, health: Health, shutdown: Shutdown, confi
         progress.tick(aggregator.progress)
         health.beat()
         if not more:
-            shutdown.wait(config.aggregator.interval_s, health.beat)
+            shutdown.wait(min(config.aggregator.interval_s, RENEW_S), health.beat)
     log.info("stop_requested")
     aggregator.finish()
 
@@ -252,7 +303,8 @@ def catch_up(config: Config, password: str | None, log: Log) -> int:
 
     Raises LockHeld, StoreUnavailable, ServiceUnavailable and Withheld.
     """
-    with Lock(config.data_dir, ROLE, LOCK_WAIT_S), aggregating(config, password, log) as aggregator:
+    tally = Tally(config.data_dir)
+    with Lock(config.data_dir, ROLE, LOCK_WAIT_S), aggregating(config, password, log, tally) as aggregator:
         for _ in range(OVERTAKEN_TRIES):
             try:
                 while aggregator.fold():
@@ -265,16 +317,21 @@ def catch_up(config: Config, password: str | None, log: Log) -> int:
 
 
 @contextmanager
-def aggregating(
-    config: Config, password: str | None, log: Log, interrupted: Callable[[], bool] = lambda: False
+def aggregating(  # noqa: PLR0913 - what an aggregator stands between
+    config: Config,
+    password: str | None,
+    log: Log,
+    tally: Tally,
+    beat: Callable[[], None] = lambda: None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Aggregator]:
     """Open the history, the answers and Redis, and close them in reverse order."""
     with History.open_reader(config.data_dir) as history, Answers.open_writer(config.data_dir) as answers:
         if not config.redis.enabled:
-            yield Aggregator(config, log, history, answers, None)
+            yield Aggregator(config, log, history, answers, None, tally, beat)
             return
         with Cache(config.redis, password, interrupted) as cache:
-            yield Aggregator(config, log, history, answers, cache)
+            yield Aggregator(config, log, history, answers, cache, tally, beat)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

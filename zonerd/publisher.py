@@ -5,17 +5,30 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from typing import Final
+from typing import Final, Literal, get_args
 
 from zonerd import metrics, rollups
 from zonerd.cache import Cache, Rejected, View
 from zonerd.errors import ANSWER_IS_NO, Overtaken, ZonerdError
 from zonerd.log import Log
-from zonerd.rollups import OTHER, Publish, Snapshot, State, Value
+from zonerd.rollups import OTHER, AsOf, Publish, Ranking, Snapshot, State, Value
 from zonerd.store.answers import Answers
 
+COUNT_EVERY_S: Final = 10.0
+"""So often activities past the cap are counted: a million take some 40 ms."""
 CHUNK_KEYS: Final = 1000
 """So many keys go in one transaction when everything is sent again."""
+
+Result = Literal["sent", "renewed", "full", "unchanged", "held", "foreign", "overtaken", "failed"]
+RESULTS: Final[tuple[Result, ...]] = get_args(Result)
+"""What becomes of an attempt to publish: Redis has what is new; it has it again, or all of it; it had it already; it
+shows more than we have; it belongs to another; another wrote meanwhile; it does not serve, or rollups.db does not."""
+SHOWN: Final[tuple[Result, ...]] = ("sent", "renewed", "full", "unchanged")
+"""Results after which Redis shows the newest answers."""
+
+_RESULTS_OF: Final[dict[str, Result]] = {
+    "ordinary": "sent", "renew": "renewed", "full": "full", "nothing": "unchanged",
+}  # fmt: skip
 
 
 class Withheld(ZonerdError):
@@ -23,25 +36,37 @@ class Withheld(ZonerdError):
 
     exit_code = ANSWER_IS_NO
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: Literal["held", "foreign"], reason: str) -> None:
         super().__init__(reason)
-        self.kind = kind
+        self.kind: Literal["held", "foreign"] = kind
 
 
 class Publisher:
-    """Brings one Redis up to the answers of one rollups.db, at most `limit` activities by name."""
+    """Brings one Redis up to the answers of one rollups.db, at most `limit` activities by name.
 
-    def __init__(self, answers: Answers, limit: int, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+    `beat` is called between the chunks of a full push, so that it is not taken for a hang.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        limit: int,
+        log: Log,
+        beat: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._answers = answers
         self._limit = limit
         self._log = log
+        self._beat = beat
         self._clock = clock
         self._confirmed: tuple[int, State] | None = None
         self._confirmed_at = 0.0
         self._capped = False
+        self._counted_at = -COUNT_EVERY_S
 
-    def publish(self, cache: Cache, state: State = "live") -> None:
-        """Let Redis show the answers as they stand; cheap when it does already.
+    def publish(self, cache: Cache, state: State = "live") -> Result:
+        """Let Redis show the answers as they stand; cheap when it does already. Gives one of SHOWN.
 
         The order is the contract: Redis is read and watched, then the answers are read (so they are
         never older than what we ourselves had sent), then the publish is remembered as pending, then
@@ -51,7 +76,7 @@ class Publisher:
         with cache.watch() as view:
             snapshot = self._answers.read(self._limit + rollups.LOOK_AHEAD)
             if snapshot is None:
-                return
+                return "unchanged"
             need = rollups.need(view.shown, snapshot, state, view.now_ms)
             if need.kind in ("held", "foreign"):
                 raise Withheld(need.kind, need.reason)
@@ -63,8 +88,9 @@ class Publisher:
                 self._renew(view, snapshot, state, write=need.kind == "renew")
         if need.kind == "full":
             self._fill(cache, snapshot, state, loading)
-        self._note_capped(snapshot)
+        self._note_activities(snapshot.rankings["total"])
         self._confirmed, self._confirmed_at = (snapshot.fold, state), self._clock()
+        return _RESULTS_OF[need.kind]
 
     def is_due(self, fold: int) -> bool:
         """Tell whether Redis has to be looked at: it was not told this fold, or not for 10 s."""
@@ -74,12 +100,11 @@ class Publisher:
         publish = self._pending(snapshot)
         values = rollups.publication(snapshot, view.keys, self._limit)
         try:
-            view.send(values, rollups.as_of(snapshot, publish.nonce, state, view.now_ms))
+            _write(view, values, rollups.as_of(snapshot, publish.nonce, state, view.now_ms))
         except Rejected:
             self._answers.demand_resend()
             raise
         self._answers.confirm(publish)
-        metrics.AGGREGATOR_PUBLISHES.labels("sent").inc()
         self._log.debug("published", fold=snapshot.fold, events=snapshot.cursor.events, keys=len(values))
 
     def _renew(self, view: View, snapshot: Snapshot, state: State, *, write: bool) -> None:
@@ -90,26 +115,25 @@ class Publisher:
         if shown != snapshot.last:
             self._answers.confirm(shown)  # its answer never came, but it had arrived
         if write:
-            view.send({}, rollups.as_of(snapshot, shown.nonce, state, view.now_ms))
-            metrics.AGGREGATOR_PUBLISHES.labels("renewed").inc()
+            _write(view, {}, rollups.as_of(snapshot, shown.nonce, state, view.now_ms))
 
     def _begin_loading(self, view: View, snapshot: Snapshot, reason: str) -> str:
         metrics.AGGREGATOR_FULL_PUSHES.labels(reason).inc()
         self._log.info("full_push_started", reason=reason, fold=snapshot.fold)
         loading = uuid.uuid4().hex
-        view.send({}, rollups.as_of(snapshot, loading, "loading", view.now_ms))
+        _write(view, {}, rollups.as_of(snapshot, loading, "loading", view.now_ms))
         return loading
 
     def _fill(self, cache: Cache, snapshot: Snapshot, state: State, loading: str) -> None:
         values = rollups.publication(snapshot, cache.keys, self._limit)
         for chunk in _chunks(values):
+            self._beat()
             with _still(cache, loading) as view:
-                view.send(chunk, rollups.as_of(snapshot, loading, "loading", view.now_ms))
+                _write(view, chunk, rollups.as_of(snapshot, loading, "loading", view.now_ms))
         publish = self._pending(snapshot)
         with _still(cache, loading) as view:
-            view.send({}, rollups.as_of(snapshot, publish.nonce, state, view.now_ms))
+            _write(view, {}, rollups.as_of(snapshot, publish.nonce, state, view.now_ms))
         self._answers.confirm(publish, full=True)
-        metrics.AGGREGATOR_PUBLISHES.labels("full").inc()
         self._log.info("full_push_finished", fold=snapshot.fold, events=snapshot.cursor.events, keys=len(values))
 
     def _pending(self, snapshot: Snapshot) -> Publish:
@@ -117,12 +141,22 @@ class Publisher:
         self._answers.note_pending(publish)
         return publish
 
-    def _note_capped(self, snapshot: Snapshot) -> None:
-        names = (name for ranking in snapshot.rankings.values() for name, _ in ranking if name != OTHER)
-        capped = sum(1 for _ in names) > self._limit
+    def _note_activities(self, ranking: Ranking) -> None:
+        """Tell how many activities there are; of a ranking that was cut off, that has to be asked."""
+        capped = sum(name != OTHER for name, _ in ranking) > self._limit
+        if not capped:
+            metrics.AGGREGATOR_ACTIVITIES.set(len(ranking))
+        elif self._clock() - self._counted_at >= COUNT_EVERY_S:
+            self._counted_at = self._clock()
+            metrics.AGGREGATOR_ACTIVITIES.set(self._answers.activities())
         if capped and not self._capped:
             self._log.warning("activities_capped", max_activities=self._limit)
         self._capped = capped
+
+
+def _write(view: View, values: Mapping[str, Value], as_of: AsOf) -> None:
+    view.send(values, as_of)
+    metrics.AGGREGATOR_KEYS_WRITTEN.inc(len(values) + 1)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 Fact = tuple[int, int | str, str, int, int]
 """What is counted of an event: offset, user_id, activity, timestamp_ms, logged_ms."""
@@ -15,6 +15,12 @@ Value = str | dict[str, int]
 """A Redis string, or a hash of counts."""
 
 State = Literal["loading", "live", "stopped"]
+
+FullReason = Literal["missing", "rebuilt", "loading", "unknown", "taken_over"]
+FULL_REASONS: Final[tuple[FullReason, ...]] = get_args(FullReason)
+"""Why everything is sent again: Redis shows nothing; other answers than it was sent; a push that did not end; a publish
+that we do not remember; somebody else's."""
+
 OTHER: Final = "(other)"
 """What everything past the cap is published as, and an event's own activity of this name too."""
 
@@ -284,7 +290,7 @@ def need(shown: AsOf | None, ours: Snapshot, state: State, now_ms: int) -> Need:
     return Need("nothing" if shown.state == state and 0 <= age_s < RENEW_S else "renew")
 
 
-def _why_full(shown: AsOf, ours: Snapshot, *, known: bool) -> str | None:
+def _why_full(shown: AsOf, ours: Snapshot, *, known: bool) -> FullReason | None:
     if ours.resend:
         return "rebuilt"
     if shown.state == "loading":

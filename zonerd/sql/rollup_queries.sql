@@ -65,6 +65,9 @@ on conflict (generation, activity) do update set count = count + excluded.count;
 -- name: top_total
 select activity, count from total where generation = ? order by count desc, activity limit ?;
 
+-- name: activities
+select count(*) from total where generation = (select generation from answers);
+
 -- name: cut_total
 delete from total where generation = :generation and activity in
   (select activity from total where generation = :generation limit :rows);

@@ -19,6 +19,7 @@ from zonerd.cache import Cache
 from zonerd.events import Record, Standing, encode, sort_out
 from zonerd.store.answers import Answers
 from zonerd.store.history import History
+from zonerd.tally import Tally
 
 DEADLINE_S = 30.0
 TOPIC = "user_activity"
@@ -108,7 +109,7 @@ class World:
             Answers.open_writer(self.folder) as answers,
             Cache(settings.redis, None) as cache,
         ):
-            yield Aggregator(settings, structlog.get_logger(), history, answers, cache)
+            yield Aggregator(settings, structlog.get_logger(), history, answers, cache, Tally(self.folder))
 
     def catch_up(self) -> None:
         """Fold and publish everything, as a process that has just been started."""
