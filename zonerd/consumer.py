@@ -1,13 +1,11 @@
 """The consumer: Kafka → events.db, each record exactly once."""
 
 import gc
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from zonerd import metrics
 from zonerd.config import Config
 from zonerd.endpoint import Endpoint, Listening
 from zonerd.errors import ServiceUnavailable, StoreUnavailable
@@ -16,15 +14,16 @@ from zonerd.health import Health
 from zonerd.incarnation import Replaced, Topic
 from zonerd.kafka import connection
 from zonerd.kafka.cluster import Cluster, Incarnation
-from zonerd.kafka.reader import Reader, Taken
+from zonerd.kafka.reader import NOTHING_TAKEN, Reader, Taken
 from zonerd.log import Limited, Log, Progress
+from zonerd.meter import Meter, free_bytes, pause_of
 from zonerd.shutdown import Shutdown
 from zonerd.stalls import Stalls
 from zonerd.store import database
 from zonerd.store.history import History, Partition
 from zonerd.store.lock import Lock, lock_when_free
 
-CHECKS: Final = ("lock", "store", "kafka", "topic", "partitions")
+CHECKS: Final = ("lock", "store", "kafka", "topic", "partitions", "wal")
 
 CHECK_INTERVAL_S: Final = 5.0
 """How often the topic's id and partitions, and the progress of each partition, are looked at."""
@@ -45,7 +44,7 @@ class Consumer:
     """
 
     def __init__(  # noqa: PLR0913 - its edges
-        self, config: Config, log: Log, history: History, cluster: Cluster, reader: Reader, topic: Topic
+        self, config: Config, log: Log, history: History, cluster: Cluster, reader: Reader, topic: Topic, meter: Meter
     ) -> None:
         self._config = config
         self._log = log
@@ -53,14 +52,13 @@ class Consumer:
         self._cluster = cluster
         self._reader = reader
         self._topic = topic
+        self._meter = meter
         self._limited = Limited()
         self._incarnation: Incarnation | None = None
         self._rows: dict[int, Partition] = {}
         self._next: dict[int, int] = {}
         self._confirmed: dict[int, int] = {}
         self._noted: dict[int, int] | None = None
-        self._looked: dict[int, int] = {}
-        self._held: dict[int, int] = {}
         self._said: dict[int, int] | None = None
         self._connections_lost = 0
         self._checked_at = 0.0
@@ -69,16 +67,24 @@ class Consumer:
 
     def step(self) -> None:
         """Take one batch and store it; raises ServiceUnavailable, StoreUnavailable or Replaced."""
+        self._meter.look()
         self._refuse_full_disk()
         if self._incarnation is None:
             self._recognise()
+        self._meter.lap()
         taken = self._reader.take(self._config.consumer.batch_events, self._config.consumer.batch_wait_s)
+        self._meter.lap("wait")
         if self._reader.notes.connections_lost != self._connections_lost:
             self.forget()  # who answers now may be another broker: look at the anchors before anything is stored
             return
-        self._store(sort_out(taken.records, taken.ends, self._standings(), self._config.consumer.max_event_bytes))
+        self._meter.took(taken.records)
+        slices = sort_out(taken.records, taken.ends, self._standings(), self._config.consumer.max_event_bytes)
+        self._meter.lap("decode")
+        self._store(slices, taken)
         self._answer(taken)
+        self._meter.lap("store")
         self._reader.commit()
+        self._meter.lap("commit")
         self._check()
 
     def forget(self) -> None:
@@ -91,7 +97,7 @@ class Consumer:
 
     def progress(self) -> dict[str, object]:
         """Give how many events were stored since the start, and the lag in records as far as it is known."""
-        lag = sum(self._lag(partition) for partition in self._next)
+        lag = sum(self._meter.lag(partition) for partition in self._next)
         return {"stored": self.stored, "lag": lag, "next": dict(sorted(self._next.items()))}
 
     def caught_up(self, ends: dict[int, int]) -> bool:
@@ -111,6 +117,7 @@ class Consumer:
         self._reader.assign({p: offset for p, offset in self._next.items() if not self.stalls.resting(p)})
         self._reader.note_stored(self._next)
         self._noted = None
+        self._meter.assigned(self._next, lambda partition: self._history.last_logged_ms(self._rows[partition].id))
         if self._said != self._next:  # not at each attempt while the store cannot be written
             self._said = dict(self._next)
             self._log.info("partitions_assigned", partitions=sorted(self._next), next=self._next)
@@ -118,12 +125,13 @@ class Consumer:
     def _standings(self) -> dict[int, Standing]:
         return {p: Standing(offset, self._reader.low_watermark(p)) for p, offset in self._next.items()}
 
-    def _store(self, slices: list[Slice]) -> None:
+    def _store(self, slices: list[Slice], taken: Taken = NOTHING_TAKEN) -> None:
         if not slices:
             return
         self._refuse_expired(slices)
         ids = {partition: row.id for partition, row in self._rows.items()}
         fenced = self._history.append(slices, ids)
+        self._meter.stored([piece for piece in slices if piece.partition not in fenced], taken)
         for piece in slices:
             if piece.partition in fenced:
                 self._note_fenced(piece)
@@ -132,10 +140,8 @@ class Consumer:
         self._reader.note_stored({p.partition: p.next_offset for p in slices if p.partition not in fenced})
 
     def _refuse_full_disk(self) -> None:
-        disk = os.statvfs(self._config.store.data_dir)
-        free = disk.f_bavail * disk.f_frsize
-        if free < self._config.store.min_free_bytes:
-            raise StoreUnavailable("less is free on the disk than store.min_free_bytes")
+        if free_bytes(self._config.store.data_dir) < self._config.store.min_free_bytes:
+            raise StoreUnavailable("less is free on the disk than store.min_free_bytes", "full")
 
     def _refuse_expired(self, slices: list[Slice]) -> None:
         if self._config.consumer.on_expired_offsets == "record":
@@ -147,24 +153,19 @@ class Consumer:
                 raise ServiceUnavailable("kafka", f"{cause}, and consumer.on_expired_offsets is stop")
 
     def _note_stored(self, piece: Slice) -> None:
-        topic, partition = self._config.kafka.topic, str(piece.partition)
         self._next[piece.partition] = piece.next_offset
         self.stored += len(piece.events)
         self.stalls.moved(piece.partition)
-        metrics.CONSUMER_RECORDS.labels(topic, partition).inc(len(piece.events) + len(piece.dead_letters))
-        metrics.CONSUMER_STORED.labels(topic, partition).inc(len(piece.events))
         self._log.debug("batch_stored", partition=piece.partition, events=len(piece.events), next=piece.next_offset)
         for record, letter in piece.dead_letters:
-            metrics.CONSUMER_DEAD_LETTERS.labels(topic, letter.reason).inc()
             place = {"partition": record.partition, "offset": record.offset, "detail": letter.detail}
             self._limited.warning(self._log, "dead_letter_stored", letter.reason, **place)
         for gap in piece.gaps:
-            metrics.CONSUMER_GAPS.labels(topic, partition, gap.reason).inc(gap.last_offset - gap.first_offset + 1)
             say = self._log.warning if gap.reason == "expired" else self._log.debug  # a marker ends each transaction
             say("gap_recorded", partition=piece.partition, **gap._asdict())
 
     def _note_fenced(self, piece: Slice) -> None:
-        metrics.CONSUMER_FENCED.inc()
+        self._meter.fenced()
         self._log.warning("fenced", partition=piece.partition, expected=piece.expected_offset)
         self.forget()
 
@@ -202,24 +203,9 @@ class Consumer:
             self._checked_at = time.monotonic()
             self._noted = dict(self._next)
             self._cluster.ask(self._incarnation)
-            self._look_for_open_transactions()
-            if self.stalls.look([partition for partition in self._next if self._lag(partition)], self._next):
+            self._meter.oldest(self._history.oldest_logged_ms())
+            if self.stalls.look([partition for partition in self._next if self._meter.lag(partition)], self._next):
                 self.forget()
-
-    def _lag(self, partition: int) -> int:
-        """Give how far a partition is behind its last stable record: what stands behind an open transaction is not."""
-        offset = self._next[partition]
-        return 0 if self._held.get(partition) == offset else self._reader.lag(partition, offset) or 0
-
-    def _look_for_open_transactions(self) -> None:
-        """Ask for the stable end where nothing moved since the last look: the client remembers the other end only."""
-        before, self._looked = self._looked, dict(self._next)
-        for partition, offset in self._next.items():
-            if before.get(partition) == offset and self._reader.lag(partition, offset):
-                if self._cluster.watermarks(partition).high <= offset:
-                    self._held[partition] = offset
-                else:
-                    self._held.pop(partition, None)
 
     def _take_answer(self, known: Incarnation, noted: dict[int, int]) -> None:
         """Confirm the positions that were noted before the question, if the answer is: still the same topic."""
@@ -241,7 +227,7 @@ class Consumer:
         """Log what the Kafka clients have told since the last call."""
         for error in self._reader.commit_errors:
             event = "group_in_use" if error.name() == "UNKNOWN_MEMBER_ID" else "commit_failed"
-            metrics.CONSUMER_COMMIT_ERRORS.labels(error.name()).inc()
+            self._meter.commit_failed(error.name())
             self._limited.warning(self._log, event, error.str(), group=self._config.kafka.group_id)
         self._reader.commit_errors.clear()
         self._cluster.listen()
@@ -259,40 +245,63 @@ def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown,
     with (
         Endpoint(Listening.of(config, config.consumer_name(number)), health, libraries=libraries),
         lock_when_free(config.data_dir, role(number), health, shutdown) as locked,
+        Cluster(config.kafka, sasl_password) as cluster,
     ):
+        meter = Meter(config, log, cluster.watch)
         while locked and not shutdown.requested:
             try:
-                with consuming(config, sasl_password, log, number) as consumer:
-                    _consume(consumer, health, shutdown, config, log)
+                with consuming(config, sasl_password, log, number, cluster, meter) as consumer:
+                    _consume(consumer, meter, health, shutdown, config, log)
             except StoreUnavailable as error:  # nothing was written; begin again at what the store says
-                health.fail("store", error.reason)
-                health.beat()
-                shutdown.wait(RETRY_S)
+                _pause(meter, health, shutdown, error)
     log.info("stopped", orphaned=shutdown.orphaned)
 
 
-def _consume(consumer: Consumer, health: Health, shutdown: Shutdown, config: Config, log: Log) -> None:
+def _consume(  # noqa: PLR0913 - the edges of the loop
+    consumer: Consumer, meter: Meter, health: Health, shutdown: Shutdown, config: Config, log: Log
+) -> None:
     progress = Progress(log, config.log.progress_s)
     while not shutdown.requested:
         try:
             consumer.step()
+            meter.paused(None)
             health.hold("store")
             health.hold("kafka")
             health.hold("topic")
         except ServiceUnavailable as error:
             consumer.forget()
-            health.fail(error.service, error.reason)
-            shutdown.wait(RETRY_S)
+            _pause(meter, health, shutdown, error)
         except Replaced as error:
             consumer.forget()
+            meter.lost()
+            meter.paused("topic")
             health.fail("topic", str(error))
-            shutdown.wait(RETRY_S)
-        _judge_partitions(consumer, health)
+            shutdown.wait(RETRY_S, meter.look)
+        _judge(consumer, meter, health, config)
         consumer.report()
         progress.tick(consumer.progress)
         health.beat()
     log.info("stop_requested")
     consumer.finish()
+
+
+def _pause(meter: Meter, health: Health, shutdown: Shutdown, error: ServiceUnavailable) -> None:
+    meter.paused(pause_of(error))
+    health.fail(error.service, error.reason)
+    health.beat()
+    shutdown.wait(RETRY_S, meter.look)
+
+
+def _judge(consumer: Consumer, meter: Meter, health: Health, config: Config) -> None:
+    reasons = consumer.stalls.reasons
+    if reasons:
+        health.fail("partitions", "; ".join(f"partition {p}: {cause}" for p, cause in sorted(reasons.items())))
+    else:
+        health.hold("partitions")
+    if meter.wal_too_large:
+        health.fail("wal", f"events.db-wal is larger than store.max_wal_bytes, {config.store.max_wal_bytes}")
+    else:
+        health.hold("wal")
 
 
 def catch_up(config: Config, sasl_password: str | None, log: Log, number: int) -> int:
@@ -302,7 +311,8 @@ def catch_up(config: Config, sasl_password: str | None, log: Log, number: int) -
     """
     with (
         Lock(config.data_dir, role(number), LOCK_WAIT_S),
-        consuming(config, sasl_password, log, number) as consumer,
+        Cluster(config.kafka, sasl_password) as cluster,
+        consuming(config, sasl_password, log, number, cluster, Meter(config, log, cluster.watch)) as consumer,
     ):
         consumer.step()
         ends = consumer.ends()
@@ -313,27 +323,20 @@ def catch_up(config: Config, sasl_password: str | None, log: Log, number: int) -
 
 
 @contextmanager
-def consuming(config: Config, sasl_password: str | None, log: Log, number: int) -> Iterator[Consumer]:
-    """Open the store and the Kafka clients of consumer `number`, and close them in reverse order."""
+def consuming(  # noqa: PLR0913 - what it joins
+    config: Config, sasl_password: str | None, log: Log, number: int, cluster: Cluster, meter: Meter
+) -> Iterator[Consumer]:
+    """Open the store and the reader of consumer `number`, and close them in reverse order."""
     gc.set_threshold(GARBAGE_THRESHOLD)
     with (
-        History.open_writer(config.data_dir) as history,
-        Cluster(config.kafka, sasl_password) as cluster,
+        History.open_writer(config.data_dir, config.store.max_wal_bytes) as history,
         Reader(config.kafka, config.consumer.batch_bytes, sasl_password) as reader,
     ):
         processes = config.consumer.processes
         topic = Topic(history, cluster, reader, config.kafka, config.consumer, log, lambda p: p % processes == number)
-        yield Consumer(config, log, history, cluster, reader, topic)
+        yield Consumer(config, log, history, cluster, reader, topic, meter)
 
 
 def role(number: int) -> str:
     """Give the name of the lock of consumer `number`."""
     return f"consumer-{number}"
-
-
-def _judge_partitions(consumer: Consumer, health: Health) -> None:
-    reasons = consumer.stalls.reasons
-    if reasons:
-        health.fail("partitions", "; ".join(f"partition {p}: {cause}" for p, cause in sorted(reasons.items())))
-    else:
-        health.hold("partitions")

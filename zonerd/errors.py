@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 DONE: Final = 0
 ANSWER_IS_NO: Final = 1
@@ -65,11 +65,15 @@ class ServiceUnavailable(ZonerdError):
         self.reason = reason
 
 
+StoreTrouble = Literal["full", "locked", "read_only", "io", "damaged", "other"]
+
+
 class StoreUnavailable(ServiceUnavailable):
     """The disk or the database is full, locked or read-only: nothing was written, and it may pass."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, trouble: StoreTrouble = "other") -> None:
         super().__init__("store", reason)
+        self.trouble = trouble
 
 
 class Overtaken(ZonerdError):

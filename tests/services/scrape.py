@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.error import HTTPError
@@ -61,9 +62,20 @@ def health(port: int, path: str = "/readyz") -> dict[str, Any]:
     return report
 
 
-def port_of(run_dir: Path, process: str, deadline_s: float = 30.0) -> int:
-    """Wait until ports.json tells where this process answers, and give that port."""
-    return wait_until(lambda: ports.noted(run_dir).get(process), deadline_s, f"{process} has a port in {run_dir}") or 0
+def port_of(run_dir: Path, process: str, deadline_s: float = 30.0, pid: int | None = None) -> int:
+    """Wait until ports.json tells where this process answers, and give that port.
+
+    With a `pid`: until that very process answers there; an earlier one's port stands in the file until then.
+    """
+
+    def answering() -> int | None:
+        port = ports.noted(run_dir).get(process)
+        with suppress(OSError):
+            if port and (pid is None or health(port, "/healthz")["pid"] == pid):
+                return port
+        return None
+
+    return wait_until(answering, deadline_s, f"{process} has a port in {run_dir}") or 0
 
 
 def _get(port: int, path: str) -> bytes:

@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type:
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
 from zonerd.kafka.connection import REQUEST_TIMEOUT_S, Notes, build, properties, unavailable
+from zonerd.kafka.watch import Watch
 
 MADE_WITHIN_S: Final = 1.0
 """How long a topic that was just made may take to be seen."""
@@ -35,7 +36,10 @@ class Watermarks(NamedTuple):
 
 
 class Cluster:
-    """Questions about one topic; each takes at most REQUEST_TIMEOUT_S and raises ServiceUnavailable."""
+    """Questions about one topic; each takes at most REQUEST_TIMEOUT_S and raises ServiceUnavailable.
+
+    `watch` asks without waiting.
+    """
 
     def __init__(self, kafka: config.Kafka, sasl_password: str | None) -> None:
         self.notes = Notes()
@@ -46,6 +50,7 @@ class Cluster:
             Consumer, {**shared, "group.id": kafka.group_id, "enable.auto.commit": False, "check.crcs": True}
         )
         self._asked: Future[Any] | None = None
+        self.watch = Watch(self._admin, kafka.topic)
 
     def __enter__(self) -> Self:
         return self

@@ -46,6 +46,11 @@ class Taken(NamedTuple):
     ends: dict[int, int]
     out_of_range: set[int]
     troubled: dict[int, str]
+    value_bytes: int = 0
+    """All values of these records together."""
+
+
+NOTHING_TAKEN: Final = Taken([], {}, set(), {})
 
 
 class Reader:
@@ -91,23 +96,20 @@ class Reader:
 
     def take(self, limit: int, wait_s: float) -> Taken:
         """Give up to `limit` records, of at most `batch_bytes` together, waiting up to `wait_s` for them."""
-        taken = Taken([], {}, set(), {})
         try:
             messages = self._pending or self._consumer.consume(limit, wait_s)
         except KafkaException as error:
             self._pending = []
             raise unavailable(error) from None
-        self._pending = self._sort(messages, taken)
-        return taken
+        fitting, value_bytes = self._fitting(messages)
+        self._pending = messages[fitting:]
+        return _sorted(messages[:fitting], value_bytes)
 
     def low_watermark(self, partition: int) -> int:
         """Give where the partition's log began when it was fetched last; 0 while that is not known."""
-        return max(0, self._cached_watermarks(partition)[0])
-
-    def lag(self, partition: int, next_offset: int) -> int | None:
-        """Give how many offsets the log's end, open transactions included, is ahead of this; None while not known."""
-        low, high = self._cached_watermarks(partition)
-        return None if high < 0 else max(0, high - max(next_offset, low))
+        place = TopicPartition(self._topic, partition)
+        answer: tuple[int, int] | None = self._consumer.get_watermark_offsets(place, cached=True)
+        return max(0, answer[0]) if answer else 0
 
     def note_stored(self, offsets: Mapping[int, int]) -> None:
         """Note how far the store is; `commit` tells Kafka."""
@@ -180,33 +182,21 @@ class Reader:
             elif time.monotonic() - quiet_since > REQUEST_TIMEOUT_S:
                 raise ServiceUnavailable("kafka", f"partition {partition} gave no record in time")
 
-    def _sort(self, messages: list[_Message], taken: Taken) -> list[_Message]:
-        """Sort messages into `taken` until it holds `batch_bytes`; give the messages left over."""
-        fitting = self._fitting(messages)
-        now, later = messages[:fitting], messages[fitting:]
-        taken.records.extend(
-            [
-                Record(message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value())
-                for message in now
-                if message.error() is None
-            ]
-        )
-        if len(taken.records) < len(now):
-            for message in now:
-                if (error := message.error()) is not None:
-                    _note_error(message, error, taken)
-        return later
+    def _fitting(self, messages: list[_Message]) -> tuple[int, int]:
+        """Give how many of these messages, one at least, hold no more than `batch_bytes` together, and what they hold.
 
-    def _fitting(self, messages: list[_Message]) -> int:
-        """Give how many of these messages, one at least, hold no more than `batch_bytes` together."""
-        if sum(map(len, messages)) <= self._batch_bytes // 2:  # without the keys, which are small
-            return len(messages)
-        size = 0
+        That is the values, and where they come near the limit their keys count too.
+        """
+        value_bytes = sum(map(len, messages))
+        if value_bytes <= self._batch_bytes // 2:  # without the keys, which are small
+            return len(messages), value_bytes
+        size = value_bytes = 0
         for number, message in enumerate(messages):
             size += len(message) + len(message.key() or b"")
             if size > self._batch_bytes and number:
-                return number
-        return len(messages)
+                return number, value_bytes
+            value_bytes += len(message)
+        return len(messages), value_bytes
 
     def _begin_anew(self) -> None:
         """Forget all that the client knows: it never believes a leader whose epoch is below the last it saw.
@@ -225,11 +215,6 @@ class Reader:
         assigned = {place.partition for place in self._consumer.assignment()}
         self._consumer.incremental_unassign([place for place in done if place.partition in assigned])
 
-    def _cached_watermarks(self, partition: int) -> tuple[int, int]:
-        place = TopicPartition(self._topic, partition)
-        answer: tuple[int, int] | None = self._consumer.get_watermark_offsets(place, cached=True)
-        return answer or (-1, -1)
-
     def _commit_now(self) -> None:
         places = [TopicPartition(self._topic, *place) for place in self._uncommitted.items()]
         self._uncommitted = {}
@@ -247,6 +232,22 @@ class Reader:
             self.commit_errors.append(failed)
         else:
             self._committed.update({place.partition: place.offset for place in places})
+
+
+def _sorted(messages: list[_Message], value_bytes: int) -> Taken:
+    """Sort messages, whose texts and values hold so many bytes, into records and what went wrong."""
+    records = [
+        Record(message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value())
+        for message in messages
+        if message.error() is None
+    ]
+    if len(records) == len(messages):
+        return Taken(records, {}, set(), {}, value_bytes)
+    errors = [(message, error) for message in messages if (error := message.error()) is not None]
+    taken = Taken(records, {}, set(), {}, value_bytes - sum(len(message) for message, _ in errors))
+    for message, error in errors:
+        _note_error(message, error, taken)
+    return taken
 
 
 def _note_error(message: _Message, error: KafkaError, taken: Taken) -> None:

@@ -68,6 +68,17 @@ from events where partition_id = ? and offset >= ? order by offset limit ?;
 select offset, user_id, activity, timestamp_ms, logged_ms
 from events where partition_id = ? and offset >= ? order by offset limit ?;
 
+-- name: last_logged
+select logged_ms from (
+  select * from (select offset, logged_ms from events where partition_id = ?1 order by offset desc limit 1)
+  union all
+  select * from (select offset, logged_ms from dead_letters where partition_id = ?1 order by offset desc limit 1)
+) order by offset desc limit 1;
+
+-- name: oldest_logged
+select min((select logged_ms from events where partition_id = p.id and logged_ms >= 0 order by offset limit 1))
+from partitions p;
+
 -- name: taken_back
 select count(*) from changes where seq <= ? and kind = 'take_back';
 

@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import apsw
 
-from zonerd.errors import Refused, StoreUnavailable
+from zonerd import metrics
+from zonerd.errors import Refused, StoreTrouble, StoreUnavailable
 
 SCHEMA_VERSION: Final = 1
+PAGE_BYTES: Final = 16384
+_WAL_PAGES: Final = 4000
 _HEADER_BYTES: Final = 100
 _MAGIC: Final = b"SQLite format 3\x00"
 
@@ -33,9 +36,9 @@ pragma busy_timeout = 5000;
 pragma trusted_schema = off;
 pragma mmap_size = 0;
 """
-_WRITER_SETTINGS: Final = """
+_WRITER_SETTINGS: Final = f"""
 pragma synchronous = full;
-pragma wal_autocheckpoint = 4000;
+pragma wal_autocheckpoint = {_WAL_PAGES};
 pragma journal_size_limit = 134217728;
 """
 
@@ -43,6 +46,14 @@ pragma journal_size_limit = 134217728;
 def library_version() -> str:
     """Give the version of SQLite that is used."""
     return apsw.sqlite_lib_version()
+
+
+def limit_wal(connection: apsw.Connection, max_bytes: int) -> None:
+    """Let the WAL be written back, and cut, early enough to stay below this size while no reader holds it."""
+    pages = max_bytes // 4 // PAGE_BYTES
+    if pages < _WAL_PAGES:
+        connection.execute(f"pragma wal_autocheckpoint = {pages}")
+        connection.execute(f"pragma journal_size_limit = {2 * pages * PAGE_BYTES}")
 
 
 def open_writer(folder: Path, kind: Kind) -> apsw.Connection:
@@ -87,23 +98,34 @@ def translated(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as error:
+        _count(path, "damaged")
         raise Refused(f"{path}: damaged: {error}; restore a copy, or move it away") from error
-    except _PASSING as error:
-        raise StoreUnavailable(f"{path}: {error}") from error
+    except tuple(_PASSING) as error:
+        trouble = _PASSING.get(type(error), "other")
+        _count(path, trouble)
+        raise StoreUnavailable(f"{path}: {error}", trouble) from error
     except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror}") from error
+        _count(path, "io")
+        raise StoreUnavailable(f"{path}: {error.strerror}", "io") from error
 
 
-_PASSING: Final = (
-    apsw.FullError,
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.ReadOnlyError,
-    apsw.IOError,
-    apsw.CantOpenError,
-    apsw.PermissionsError,
-    apsw.NoMemError,
-)
+TROUBLES: Final[tuple[StoreTrouble, ...]] = get_args(StoreTrouble)
+
+_PASSING: Final[dict[type[apsw.Error], StoreTrouble]] = {
+    apsw.FullError: "full",
+    apsw.BusyError: "locked",
+    apsw.LockedError: "locked",
+    apsw.ReadOnlyError: "read_only",
+    apsw.IOError: "io",
+    apsw.CantOpenError: "io",
+    apsw.PermissionsError: "read_only",
+    apsw.NoMemError: "other",
+}
+
+
+def _count(path: str | Path, trouble: StoreTrouble) -> None:
+    name = Path(path).name
+    metrics.STORE_ERRORS.labels(name if name in (EVENTS.name, ROLLUPS.name) else "other", trouble).inc()
 
 
 @contextmanager
@@ -164,7 +186,7 @@ def _make(connection: apsw.Connection, kind: Kind) -> None:
     """Make the tables, outside WAL: so the file's own header names us from its first byte on."""
     if connection.pragma("application_id") == kind.application_id:
         return
-    connection.execute("pragma page_size = 16384")
+    connection.execute(f"pragma page_size = {PAGE_BYTES}")
     with transaction(connection, "exclusive"):
         if connection.pragma("application_id") == kind.application_id:
             return  # another process was faster

@@ -13,7 +13,7 @@ import apsw
 
 from zonerd.errors import StoreUnavailable
 from zonerd.events import Anchor, EventRow, Gap, Slice, anchor_of
-from zonerd.store.database import EVENTS, open_reader, open_writer, queries, transaction, translated
+from zonerd.store.database import EVENTS, limit_wal, open_reader, open_writer, queries, transaction, translated
 
 DeadLetterRow = tuple[int, str, str, bytes | None, bytes | None, int]
 """offset, reason, detail, key, payload, logged_ms."""
@@ -68,9 +68,11 @@ class History:
         self.store_id = str(ids[0][0])
 
     @classmethod
-    def open_writer(cls, data_dir: Path) -> Self:
+    def open_writer(cls, data_dir: Path, max_wal_bytes: int | None = None) -> Self:
         """Open the history for appending, making it if there is none, and note that a writer started."""
         connection = open_writer(data_dir, EVENTS)
+        if max_wal_bytes is not None:
+            limit_wal(connection, max_wal_bytes)
         sql = queries()
         with transaction(connection):
             connection.execute(sql["new_store"], (uuid.uuid4().hex, _now_ms()))
@@ -223,6 +225,15 @@ class History:
     def facts_from(self, id_: int, offset: int, limit: int) -> list[tuple[int, int | str, str, int, int]]:
         """Give what is counted of at most `limit` events from this offset on, in order: all but properties."""
         return self._read("facts_from", id_, offset, limit)
+
+    def last_logged_ms(self, id_: int) -> int | None:
+        """Give Kafka's timestamp of the last record that is stored of a partition; None without any."""
+        return next((logged_ms for (logged_ms,) in self._read("last_logged", id_)), None)
+
+    def oldest_logged_ms(self) -> int | None:
+        """Give Kafka's timestamp of the oldest first event of a partition; None without events."""
+        oldest: int | None = self._read("oldest_logged")[0][0]
+        return oldest
 
     def taken_back(self, seq: int) -> int:
         """Tell how many of the changes up to this one took events back."""

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from services.process import wait_until
+from services.scrape import Scraped, port_of, scrape
 
 DEADLINE_S = 60.0
 HERE = Path(__file__).parent
@@ -110,6 +111,7 @@ class Trial:
         self.bootstrap_servers = bootstrap_servers
         self.folder = folder
         self.data = folder / "data"
+        self.run_dir = folder / "run"
         self.topic = f"c-{uuid.uuid4().hex[:12]}"
         self.admin = AdminClient({"bootstrap.servers": bootstrap_servers})
         self.producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": "5"})
@@ -243,7 +245,9 @@ class Trial:
             "kafka.topic": self.topic,
             "kafka.group_id": self.topic,
             "store.data_dir": self.data,
+            "store.run_dir": self.run_dir,
             "store.min_free_bytes": 1,
+            "http.port.consumer": 0,
             "log.format": "json",
             "log.level": "debug",
             **{name.replace("__", "."): value for name, value in overrides.items()},
@@ -266,6 +270,14 @@ class Trial:
             Running([sys.executable, *program, *self.options(**overrides), *verb], log, environment or {})
         )
         return self.started[-1]
+
+    def scrape(self, running: Running) -> Scraped:
+        """Give what this process exposes now."""
+        return scrape(self.port(running))
+
+    def port(self, running: Running) -> int:
+        """Wait until this process answers HTTP, and give its port."""
+        return port_of(self.run_dir, "consumer", pid=running.process.pid)
 
     def run(self, *words: str, **overrides: object) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
