@@ -64,6 +64,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "commit_failed": Event(
             "Kafka did not note how far this group is; the history knows it", ("reason", "group"), limited=True
         ),
+        "wal_large": Event(
+            "The history's write-ahead log is larger than store.max_wal_bytes; a reader holds it",
+            ("bytes", "max_bytes"),
+        ),
         # the aggregator
         "folded": Event("Events were folded into the answers", ("fold", "events", "behind")),
         "published": Event("Redis shows the newest answers", ("fold", "events", "keys")),
@@ -79,6 +83,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         ),
         "overtaken": Event("Somebody else wrote to Redis meanwhile; it is looked at again", ("reason",), limited=True),
         "eviction_policy": Event("Redis may drop keys when its memory is full", ("reason",)),
+        # the watchdog
+        "process_state": Event("supervisord sees a process in another state", ("name", "state", "from_state")),
+        "process_restarted": Event("A process was started again", ("name", "reason", "detail")),
+        "systemd_notify_failed": Event("systemd was not told how it goes", ("reason",), limited=True),
     }
 )
 """Event → what it means; reference pages and the journal's sentences are made from it."""
