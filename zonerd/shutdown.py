@@ -17,10 +17,11 @@ class Shutdown:
         self.supervisor_pid = supervisor_pid
         self.signalled = False
 
-    def install(self) -> "Shutdown":
-        """Take SIGTERM, SIGINT and SIGHUP as requests to stop; call it in the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    def install(self, *, hangup: bool = True) -> "Shutdown":
+        """Take SIGTERM, SIGINT and, if `hangup`, SIGHUP as requests to stop; call it in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        signal.signal(signal.SIGHUP, self._note if hangup else signal.SIG_IGN)
         return self
 
     @property

@@ -1,12 +1,14 @@
 """What supervisord is given to read, and what it makes of it."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
 from zonerd import config, supervise
 from zonerd.errors import Refused
+from zonerd.supervise import server
 
 CLONE = Path(__file__).parents[2]
 WEIRD = "50% [a] #x ;y 'q' \"d\""
@@ -17,11 +19,11 @@ def load(folder: Path, *overrides: str) -> config.Config:
     return config.load(None, {}, [f"store.data_dir={folder}", *overrides]).config
 
 
-def options(place: supervise.Place, command: list[str]) -> supervise._Options:
-    return supervise._Options(place, command)
+def options(place: supervise.Place, command: list[str]) -> server._Options:
+    return server._Options(place, command)
 
 
-def programs(opts: supervise._Options) -> dict[str, object]:
+def programs(opts: server._Options) -> dict[str, object]:
     return {f"{group.name}:{one.name}": one for group in opts.process_group_configs for one in group.process_configs}
 
 
@@ -59,7 +61,7 @@ def test_a_path_may_hold_what_means_something_to_supervisord(tmp_path: Path):
     place = supervise.prepare(load(folder), None)
     command = ["/opt/py 3%d/python", "-m", "zonerd", "-c", str(folder / "zonerd.toml"), "-X", "kafka.topic=100%"]
     found = programs(options(place, command))
-    words = supervise.shlex.split(found["producer:producer"].command)
+    words = shlex.split(found["producer:producer"].command)
     assert words == [*command, "producer"]
     assert found["producer:producer"].stdout_logfile == str(folder / "log" / "producer.log")
     assert options(place, command).serverurl == f"unix://{supervise.socket_of(load(folder))}"

@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, Protocol
 
-from zonerd import supervise
 from zonerd.demo.looks import Looks, Seen
 from zonerd.demo.place import Place, Wanted, child_environment, find_cache_server, place_of, write
 from zonerd.errors import DONE, INTERRUPTED, LockHeld, Refused, ServiceUnavailable
 from zonerd.kafka.embedded import EmbeddedBroker
 from zonerd.shutdown import Shutdown
 from zonerd.store.lock import Lock
+from zonerd.supervise.server import ONE_REQUEST_S
 
 LOOK_EVERY_S: Final = 1.0
 FIRST_LOOK_S: Final = 0.2
@@ -145,7 +145,7 @@ def _stop(child: "subprocess.Popen[bytes]", shutdown: Shutdown, screen: Screen) 
     screen.say("stopping: producer, consumer, aggregator, cache")
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
-        child.wait(supervise.ONE_REQUEST_S)
+        child.wait(ONE_REQUEST_S)
     shutdown.signalled = False
     while child.poll() is None:
         if shutdown.signalled:
