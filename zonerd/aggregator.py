@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from zonerd import metrics, rollups
 from zonerd.cache import Cache
@@ -15,7 +15,7 @@ from zonerd.health import Health
 from zonerd.log import Limited, Log, Progress
 from zonerd.metrics import LOOP
 from zonerd.publisher import Publisher, Result, Withheld
-from zonerd.rollups import RENEW_S, Cursor, Fact, Place, State
+from zonerd.rollups import RENEW_S, Cursor, State
 from zonerd.shutdown import Shutdown
 from zonerd.store import database
 from zonerd.store.answers import Answers
@@ -23,27 +23,16 @@ from zonerd.store.database import EVENTS, ROLLUPS
 from zonerd.store.history import History
 from zonerd.store.lock import Lock, lock_when_free
 from zonerd.tally import Tally
+from zonerd.unfolded import Reading, read_on
 
 ROLE: Final = "aggregator"
 CHECKS: Final = ("lock", "store", "redis", "summary")
-
-SLICE_EVENTS: Final = 50_000
-"""One fold takes no more: so long a reader holds the WAL, and so much memory it needs."""
 
 RETRY_S: Final = 1.0
 LOCK_WAIT_S: Final = 1.0
 STOP_FOLD_S: Final = 2.0
 STOP_BUSY_MS: Final = 500
 OVERTAKEN_TRIES: Final = 10
-
-
-class Reading(NamedTuple):
-    """What one look at the history found behind a cursor: `trouble` asks for a rebuild from `cursor` on."""
-
-    cursor: Cursor
-    facts: list[Fact]
-    behind: int
-    trouble: str | None
 
 
 class Aggregator:
@@ -194,53 +183,6 @@ class Aggregator:
         if old is not None and reading.trouble in ("another_store", "another_history"):
             self._log.warning("another_store", reason=reading.trouble, was=old.store_id, now=reading.cursor.store_id)
         self._log.info("rebuild_started", reason=reading.trouble)
-
-
-def read_on(history: History, cursor: Cursor | None) -> Reading:
-    """Look at one state of the history: changes first, then a slice of events behind the cursor."""
-    with history.snapshot():
-        partitions = history.partitions()
-        ends = {
-            row.id: Place(row.id, row.cluster_id, row.topic, row.topic_id, row.partition, row.open, row.next_offset)
-            for row in partitions
-        }
-        if cursor is None:
-            cursor = _fresh(history)
-        changes = history.changes_after(cursor.change_seq)
-        nonce = history.nonce_of_change(cursor.change_seq)
-        trouble = rollups.trouble(cursor, history.store_id, nonce, [change.kind for change in changes], ends)
-        if trouble is not None:
-            return Reading(_fresh(history), [], 1, trouble)
-        starts = {
-            row.id: cursor.places[row.id].offset if row.id in cursor.places else row.first_offset for row in partitions
-        }
-        facts, places = _slice(history, starts, ends)
-    if changes:
-        cursor = cursor._replace(change_seq=changes[-1].seq, change_nonce=changes[-1].nonce)
-    cursor = cursor._replace(events=cursor.events + len(facts), places=places)
-    return Reading(cursor, facts, sum(ends[id_].offset - place.offset for id_, place in places.items()), None)
-
-
-def _fresh(history: History) -> Cursor:
-    """Give the cursor before the first event, behind all changes that there are."""
-    changes = history.changes_after(0)
-    seq, nonce = (changes[-1].seq, changes[-1].nonce) if changes else (0, None)
-    return Cursor(history.store_id, seq, nonce, history.taken_back(seq), 0, {})
-
-
-def _slice(history: History, starts: dict[int, int], ends: dict[int, Place]) -> tuple[list[Fact], dict[int, Place]]:
-    """Take events of all partitions that have some, in fair shares; a partition without more is at its end."""
-    offsets = dict(starts)
-    facts: list[Fact] = []
-    behind = [id_ for id_, end in ends.items() if offsets[id_] < end.offset]
-    while behind and len(facts) < SLICE_EVENTS:
-        share = max(1, (SLICE_EVENTS - len(facts)) // len(behind))
-        for id_ in behind[: SLICE_EVENTS - len(facts)]:
-            taken = history.facts_from(id_, offsets[id_], share)
-            facts += taken
-            offsets[id_] = taken[-1][0] + 1 if len(taken) == share else ends[id_].offset
-        behind = [id_ for id_ in behind if offsets[id_] < ends[id_].offset]
-    return facts, {id_: end._replace(offset=offsets[id_]) for id_, end in ends.items()}
 
 
 def run(config: Config, password: str | None, log: Log, shutdown: Shutdown) -> None:

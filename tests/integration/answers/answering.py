@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,25 @@ class World:
     def config(self) -> config.Config:
         return config.load(None, {}, self.overrides).config
 
-    def append(self, activities: Sequence[str], partition: int = 0, *, bad: Sequence[int] = (), skip: int = 0) -> None:
-        """Store one event each, behind `skip` missing offsets; those at the places `bad` are dead letters."""
+    def append(
+        self,
+        activities: Sequence[str],
+        partition: int = 0,
+        *,
+        bad: Sequence[int] = (),
+        skip: int = 0,
+        logged_ms: int = 1000,
+    ) -> None:
+        """Store one event each, behind `skip` missing offsets; those at the places `bad` are dead letters.
+
+        Kafka's timestamps go from `logged_ms` on.
+        """
         row = next(row for row in self.history.partitions() if row.partition == partition and row.open)
         records = [
             Record(
                 partition,
                 row.next_offset + skip + at,
-                1000 + at,
+                logged_ms + at,
                 None,
                 b"no" if at in bad else encode(at % 7, activity, at, {"at": at}),
             )
@@ -102,14 +113,14 @@ class World:
         self.redis.hincrby("zonerd:as_of", "published_ms", -60_000)
 
     @contextmanager
-    def aggregator(self) -> Iterator[Aggregator]:
+    def aggregator(self, beat: Callable[[], None] = lambda: None) -> Iterator[Aggregator]:
         settings = self.config
         with (
             History.open_reader(self.folder) as history,
             Answers.open_writer(self.folder) as answers,
             Cache(settings.redis, None) as cache,
         ):
-            yield Aggregator(settings, structlog.get_logger(), history, answers, cache, Tally(self.folder))
+            yield Aggregator(settings, structlog.get_logger(), history, answers, cache, Tally(self.folder), beat)
 
     def catch_up(self) -> None:
         """Fold and publish everything, as a process that has just been started."""

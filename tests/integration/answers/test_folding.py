@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.process import wait_until
-from zonerd import aggregator as aggregator_module
-from zonerd import rollups
-from zonerd.aggregator import read_on
+from zonerd import rollups, unfolded
 from zonerd.errors import Overtaken, StoreUnavailable
 from zonerd.store.answers import Answers
 from zonerd.store.history import History
+from zonerd.unfolded import read_on
 
 BATCHES = st.lists(
     st.tuples(
@@ -37,7 +36,7 @@ def test_a_rebuild_gives_the_same_answers_as_any_batching(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aggregator_module, "SLICE_EVENTS", slice_events)
+    monkeypatch.setattr(unfolded, "SLICE_EVENTS", slice_events)
     folder = tmp_path_factory.mktemp("batches")
     world = _offline(folder)
     with History.open_reader(folder) as history, Answers.open_writer(folder) as answers:
@@ -48,7 +47,7 @@ def test_a_rebuild_gives_the_same_answers_as_any_batching(
             pass
         grown = _dump(folder)
     (folder / "rollups.db").unlink()
-    monkeypatch.setattr(aggregator_module, "SLICE_EVENTS", 50_000)
+    monkeypatch.setattr(unfolded, "SLICE_EVENTS", 50_000)
     with History.open_reader(folder) as history, Answers.open_writer(folder) as answers:
         while _fold(history, answers):
             pass
@@ -102,7 +101,7 @@ def test_dead_letters_and_gaps_are_passed_and_counted_by_no_name(world: World) -
 
 
 def test_a_slice_takes_a_share_of_every_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregator_module, "SLICE_EVENTS", 10)
+    monkeypatch.setattr(unfolded, "SLICE_EVENTS", 10)
     world.append(["a"] * 100, 0)
     world.append(["b"] * 3, 1)
     reading = read_on(world.history, None)
@@ -147,7 +146,7 @@ def test_a_scan_of_the_history_would_be_noticed(world: World) -> None:
 def test_what_is_taken_back_is_counted_anew_while_readers_keep_the_old_answers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aggregator_module, "SLICE_EVENTS", 2)
+    monkeypatch.setattr(unfolded, "SLICE_EVENTS", 2)
     world.append(["old"] * 4 + ["wrong"] * 4)
     world.catch_up()
     old = next(row for row in world.history.partitions() if row.partition == 0)
@@ -165,7 +164,7 @@ def test_what_is_taken_back_is_counted_anew_while_readers_keep_the_old_answers(
 
 
 def test_what_is_taken_back_during_a_rebuild_begins_it_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregator_module, "SLICE_EVENTS", 2)
+    monkeypatch.setattr(unfolded, "SLICE_EVENTS", 2)
     world.append(["a"] * 8, 0)
     world.append(["b"] * 8, 1)
     world.catch_up()

@@ -193,7 +193,7 @@ def test_a_copy_of_us_that_is_ahead_is_left_alone(world: World, tmp_path_factory
 def test_without_rollups_db_all_is_counted_anew_and_redis_never_steps_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zonerd.aggregator.SLICE_EVENTS", 2)
+    monkeypatch.setattr("zonerd.unfolded.SLICE_EVENTS", 2)
     world.append(["a"] * 6)
     world.catch_up()
     (world.folder / "rollups.db").unlink()
