@@ -32,6 +32,13 @@ class Published(NamedTuple):
         return (self.now_ms - self.as_of.published_ms) / 1000
 
 
+class Server(NamedTuple):
+    """Which server answers, and how many seconds its clock is ahead of ours."""
+
+    version: str
+    ahead_s: float
+
+
 class Rejected(ServiceUnavailable):
     """Redis ran a transaction and refused a part of it: what it holds now is a mixture."""
 
@@ -114,6 +121,16 @@ class Cache:
             except NoPermissionError:
                 return None
         return None if policy == "noeviction" else f"maxmemory-policy is {policy}; noeviction keeps answers whole"
+
+    def server(self) -> Server:
+        """Give what kind of Redis this is, and the time that its clock shows."""
+        with self._translated():
+            told = self._client.info("server")
+            name = "Valkey" if "valkey_version" in told else "Redis"
+            version = told.get("valkey_version", told.get("redis_version", "of an unknown version"))
+            asked_s = time.time()
+            now_ms = _ms(self._client.time())
+            return Server(f"{name} {version}", now_ms / 1000 - (asked_s + time.time()) / 2)
 
     @contextmanager
     def watch(self) -> Iterator[View]:

@@ -30,6 +30,7 @@ COMMANDS = (
     "watchdog",
     "status",
     "health",
+    "doctor",
     "summary",
     "offsets",
     "tail",

@@ -68,7 +68,12 @@ def address_of(config: Config, process: str) -> Address:
         raise ServiceUnavailable(process, f"its port {config.port_of(process)} is taken by another program")
     if not isinstance(port, int) or not 0 < port <= 65535:  # noqa: PLR2004 - the ports that there are
         raise ServiceUnavailable(process, f"no answer: it has not told its port in {config.run_dir / ports.NAME}")
-    return Address(process, _LOCAL.get(config.http.host, config.http.host), port)
+    return Address(process, reached_at(config.http.host), port)
+
+
+def reached_at(host: str) -> str:
+    """Give the address at which this machine itself reaches what listens at `host`."""
+    return _LOCAL.get(host, host)
 
 
 def ask(address: Address, path: str, within_s: float) -> bytes:

@@ -177,13 +177,18 @@ def _see(config: Config, name: str) -> _Seen:
     try:
         address = inquiry.address_of(config, name)
         readiness = inquiry.report(address, "/readyz", Readiness, ANSWER_WITHIN_S)
-        pid, reasons = readiness.pid, readiness.reasons
+        pid, reasons = readiness.pid, _of_its_own(config, readiness.reasons)
         liveness = inquiry.report(address, "/healthz", Liveness, ANSWER_WITHIN_S)
         if not liveness.ok:
             reasons |= {LOOP: f"stands still: no pass of it for {liveness.last_pass_age_s:.0f} s"}
         return _Seen(pid, reasons, _figures(address))
     except ServiceUnavailable as error:
         return _Seen(pid, {ANSWER: error.reason})
+
+
+def _of_its_own(config: Config, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what the watchdog says of the others: each is asked itself."""
+    return {check: reason for check, reason in reasons.items() if check not in config.processes}
 
 
 def _figures(address: Address) -> Figures:

@@ -68,7 +68,7 @@ def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, held: subprocess.Popen[
 
 def test_a_file_system_of_several_machines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("nfs4", "cifs", "fuse.sshfs", "9p"):
-        monkeypatch.setattr(lock_module, "_file_system", lambda _, kind=kind: kind)
+        monkeypatch.setattr(lock_module, "file_system", lambda _, kind=kind: kind)
         with pytest.raises(Refused, match=kind), Lock(tmp_path, "consumer-0"):
             pass
 

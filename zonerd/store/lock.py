@@ -119,14 +119,14 @@ def prepare(data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"{data_dir}: cannot be made: {error.strerror}") from None
-    kind = _file_system(data_dir.resolve())
+    kind = file_system(data_dir.resolve())
     if kind.startswith(SHARED_FILE_SYSTEMS):
         raise Refused(f"{data_dir}: lies on {kind}; SQLite's WAL needs a disk of this machine")
     if not os.access(data_dir, os.W_OK | os.X_OK):
         raise Refused(f"{data_dir}: not writable; try: chown -R {os.geteuid()}:{os.getegid()} {data_dir}")
 
 
-def _file_system(folder: Path) -> str:
+def file_system(folder: Path) -> str:
     """Give the kind of the file system that holds this folder, as Linux names it; '' elsewhere."""
     best, kind = "", ""
     try:
