@@ -1,47 +1,31 @@
-"""`make bench`: the consumer's CPU beside a loop that stores nothing, and the memory of every process."""
+"""`make bench`: the consumer's CPU beside a loop that stores nothing, what metrics cost it, and memory."""
 
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 from benchmarks.events import fill, lines
 from benchmarks.memory import Memory, watch
+from benchmarks.metering import meter
+from benchmarks.runs import run
 from services.kafka import KafkaBroker
 from services.valkey import ValkeyServer
 
 PARTITIONS = 4
 TOPIC = "user_activity"
-
-
-class Run(NamedTuple):
-    """One pass over all events."""
-
-    events: int
-    cpu_s: float
-    wall_s: float
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU of an event, in microseconds, with all threads and without what starting up takes."""
-        return self.cpu_s / self.events * 1e6
-
-    @property
-    def wall_us(self) -> float:
-        """Time of an event, in microseconds."""
-        return self.wall_s / self.events * 1e6
+PARTS = ("work", "metrics", "memory")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="zonerd-bench-"))
     broker, valkey = KafkaBroker(), ValkeyServer()
@@ -50,8 +34,12 @@ def main() -> None:
         print(f"filling a topic of {PARTITIONS} partitions with {arguments.events} events …", flush=True)
         fill(broker.bootstrap, TOPIC, arguments.events)
         configuration = configure(folder, broker, valkey)
-        compare(folder, broker, configuration, arguments)
-        weigh(folder, broker, configuration, arguments.events)
+        if "work" in arguments.only:
+            compare(folder, broker, configuration, arguments)
+        if "metrics" in arguments.only:
+            meter(folder, configuration, arguments.rounds)
+        if "memory" in arguments.only:
+            weigh(folder, broker, configuration, arguments.events)
     finally:
         valkey.close()
         broker.close()
@@ -62,7 +50,8 @@ def configure(folder: Path, broker: KafkaBroker, valkey: ValkeyServer) -> Path:
     path = folder / "zonerd.toml"
     path.write_text(
         f'[store]\ndata_dir = "data"\n[kafka]\nbootstrap_servers = "{broker.bootstrap}"\ntopic = "{TOPIC}"\n'
-        f'[redis]\nurl = "{valkey.url}"\n[log]\nformat = "json"\n',
+        f'[redis]\nurl = "{valkey.url}"\n[log]\nformat = "json"\n'
+        "[http]\nport = { watchdog = 0, producer = 0, aggregator = 0, consumer = 0 }\n",
         encoding="utf-8",
     )
     return path
@@ -88,11 +77,6 @@ def compare(folder: Path, broker: KafkaBroker, configuration: Path, arguments: a
         print(f"{name:36}{median(r.cpu_us for r in runs):>6.2f}{median(r.wall_us for r in runs):>10.2f}")
     ratio = median(r.cpu_us for r in works) / median(r.cpu_us for r in loops)
     print(f"ratio of CPU an event: {ratio:.2f} (wanted: at most 0.75)\n", flush=True)
-
-
-def run(command: Sequence[str]) -> Run:
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Run(**json.loads(answer.splitlines()[-1]))
 
 
 def weigh(folder: Path, broker: KafkaBroker, configuration: Path, events: int) -> None:
