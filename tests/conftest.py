@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -113,12 +113,16 @@ def data_dir(tmp_path: Path) -> Path:
 def config_file(tmp_path: Path, data_dir: Path) -> ConfigFile:
     """Write a configuration: `config_file({"kafka.topic": …}, name="zonerd.toml")` gives its path.
 
-    Without other words: this test's data directory, JSON lines in the log, any ports (ports.json tells them), and no
+    Without other words: this test's data directory, JSON lines in the log, none in a journal, any ports (ports.json tells them), and no
     Redis unless `redis.url` is given.
     """
 
     def write(overrides: Mapping[str, object] | None = None, name: str = "zonerd.toml") -> Path:
-        values: dict[str, object] = {"store.data_dir": str(data_dir), "log.format": "json"}
+        values: dict[str, object] = {
+            "store.data_dir": str(data_dir),
+            "log.format": "json",
+            "log.journal": "off",
+        }
         values |= overrides or {}
         values.setdefault("redis.enabled", "redis.url" in values)
         for process in ("watchdog", "producer", "aggregator", "consumer"):
@@ -146,8 +150,10 @@ def zonerd(tmp_path: Path) -> Iterator[StartZonerd]:
     folder = tmp_path / "processes"
     folder.mkdir()
 
-    def start(config: Path, *words: str, environment: Mapping[str, str] | None = None) -> ZonerdProcess:
-        started.append(ZonerdProcess(config, folder, *words, environment=environment))
+    def start(
+        config: Path, *words: str, environment: Mapping[str, str] | None = None, within: Sequence[str] = ()
+    ) -> ZonerdProcess:
+        started.append(ZonerdProcess(config, folder, *words, environment=environment, within=within))
         return started[-1]
 
     yield start

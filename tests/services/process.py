@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,10 +33,18 @@ def tail(path: Path, lines: int = 40) -> str:
 
 
 class ZonerdProcess:
-    """`python -m zonerd -c CONFIG_FILE words…`, its stdout and stderr kept in files."""
+    """`python -m zonerd -c CONFIG_FILE words…`, its stdout and stderr kept in files.
+
+    `within` is a command that becomes the one behind it, such as one that enters a namespace first.
+    """
 
     def __init__(
-        self, config_file: Path, folder: Path, *words: str, environment: Mapping[str, str] | None = None
+        self,
+        config_file: Path,
+        folder: Path,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         number = len(list(folder.glob("*.out")))
         name = next((word for word in words if word.isalpha()), "zonerd")
@@ -44,7 +52,7 @@ class ZonerdProcess:
         self.err = self.out.with_suffix(".err")
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "zonerd", "-c", str(config_file), *words],
+                [*within, sys.executable, "-m", "zonerd", "-c", str(config_file), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
