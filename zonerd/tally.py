@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,9 @@ from zonerd.store.database import EVENTS, ROLLUPS, TROUBLES
 
 MOST_MOMENTS: Final = 10_000
 """So many different Kafka timestamps of events that wait for Redis are kept apart; past it they are rounded."""
+
+_LOGGED_MS: Final = 4
+"""Where a fact has Kafka's timestamp."""
 
 
 class Tally:
@@ -43,7 +46,7 @@ class Tally:
         old = anew or self._catching_up
         self._catching_up = old and not caught_up
         if not old:
-            self._wait([logged_ms for *_, logged_ms in facts if logged_ms >= 0])
+            self._wait(Counter([fact[_LOGGED_MS] for fact in facts]))
 
     def rebuilding(self) -> None:
         """Note that all is counted anew: whatever waits is part of that now."""
@@ -68,8 +71,10 @@ class Tally:
             disk = os.statvfs(self._data_dir)
             metrics.STORE_FREE.set(disk.f_bavail * disk.f_frsize)
 
-    def _wait(self, logged_ms: Iterable[int]) -> None:
-        self._waiting.update(Counter(moment - moment % self._moment_ms for moment in logged_ms))
+    def _wait(self, moments: Mapping[int, int]) -> None:
+        for moment, events in moments.items():
+            if moment >= 0:
+                self._waiting[moment - moment % self._moment_ms] += events
         while len(self._waiting) > MOST_MOMENTS:
             self._round()
 
@@ -77,8 +82,7 @@ class Tally:
         """Keep fewer moments apart: the longer Redis is away, the less a second matters."""
         self._moment_ms *= 10
         exact, self._waiting = self._waiting, Counter()
-        for moment, events in exact.items():
-            self._waiting[moment - moment % self._moment_ms] += events
+        self._wait(exact)
 
     def _show(self) -> None:
         now_ms = self._clock() * 1000

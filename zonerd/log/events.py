@@ -37,7 +37,7 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "idle": Event("Nothing is to be sent", ("reason",)),
         "delivery_failed": Event("Kafka does not take messages; they wait", ("reason", "queued"), limited=True),
         "line_rejected": Event(
-            "A line of the source is no event", ("reason", "detail", "offset", "bytes", "sent"), limited=True
+            "A line of the source is no event", ("reason", "detail", "path", "offset", "bytes", "sent"), limited=True
         ),
         "source_rotated": Event("The followed file was rotated; reading goes on in the next one", ("how", "next")),
         # the consumer
