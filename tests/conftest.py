@@ -113,8 +113,8 @@ def data_dir(tmp_path: Path) -> Path:
 def config_file(tmp_path: Path, data_dir: Path) -> ConfigFile:
     """Write a configuration: `config_file({"kafka.topic": …}, name="zonerd.toml")` gives its path.
 
-    Without other words: this test's data directory, JSON lines in the log, none in a journal, any ports (ports.json tells them), and no
-    Redis unless `redis.url` is given.
+    Without other words: this test's data directory, JSON lines in the log, none in a journal, any ports (ports.json
+    tells them), and no Redis unless `redis.url` is given.
     """
 
     def write(overrides: Mapping[str, object] | None = None, name: str = "zonerd.toml") -> Path:
