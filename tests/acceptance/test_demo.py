@@ -116,7 +116,13 @@ def test_its_lines_for_a_second_terminal_work_as_printed(demo: Callable[..., Dem
     one = demo()
     one.wait_until_events_flow()
     status = one.zonerd("ctl", "status")
-    assert re.findall(r"^(\w+)\s", status.stdout, re.MULTILINE) == ["aggregator", "consumer", "producer", "valkey"]
+    assert re.findall(r"^(\w+)\s", status.stdout, re.MULTILINE) == [
+        "aggregator",
+        "consumer",
+        "producer",
+        "valkey",
+        "watchdog",
+    ]
     summary = next(line for line in one.said.splitlines() if line.endswith(" summary")).split("look closer")[1]
     shown = subprocess.run(summary, shell=True, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0

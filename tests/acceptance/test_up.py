@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from zonerd import ports
 from zonerd.kafka.embedded import EmbeddedBroker
 
 ZONERD = [sys.executable, "-m", "zonerd"]
@@ -26,7 +27,8 @@ class Supervised:
         self.config_file = folder / "zonerd.toml"
         self.config_file.write_text(
             f'[store]\ndata_dir = "."\n[kafka]\nbootstrap_servers = "{broker.bootstrap_servers}"\n'
-            '[redis]\nenabled = false\n[producer]\nsource = "simulate"\n',
+            '[redis]\nenabled = false\n[producer]\nsource = "simulate"\n'
+            "[http]\nport = { watchdog = 0, producer = 0, aggregator = 0, consumer = 0 }\n",
             encoding="utf-8",
         )
         self.command = [*ZONERD, "-c", str(self.config_file), *(f"-X{override}" for override in overrides)]
@@ -62,7 +64,7 @@ class Supervised:
         found = re.findall(r"^(\S+)\s+RUNNING\s+pid (\d+)", self.ctl("status")[1], re.MULTILINE)
         return {name: int(pid) for name, pid in found}
 
-    def wait_until_running(self, count: int = 3) -> None:
+    def wait_until_running(self, count: int = 4) -> None:
         wait_for(lambda: list(self.states().values()) == ["RUNNING"] * count, self.out)
 
 
@@ -113,7 +115,7 @@ def test_it_says_where_it_stands_runs_all_three_and_stops_them_in_order_with_exi
     said = one.out.read_text(encoding="utf-8")
     assert str(one.folder) in said
     assert "127.0.0.1:" in said
-    assert re.findall(r"stopped: (\w+) \(exit status 0\)", said) == ["producer", "consumer", "aggregator"]
+    assert re.findall(r"stopped: (\w+) \(exit status 0\)", said) == ["producer", "consumer", "aggregator", "watchdog"]
     assert not any(map(alive, pids.values()))
     assert not (one.folder / "run" / "supervisor.sock").exists()
 
@@ -151,7 +153,7 @@ def test_plain_supervisorctl_works_with_a_clones_conf(tmp_path: Path, broker: Em
         plain = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(conf)]
         result = subprocess.run([*plain, "status"], capture_output=True, text=True, timeout=30)
         assert result.returncode == 0
-        assert result.stdout.count("RUNNING") == 3
+        assert result.stdout.count("RUNNING") == 4
         for verb in ("stop", "start", "restart", "tail"):
             assert subprocess.run([*plain, verb, "aggregator"], capture_output=True, timeout=60).returncode == 0
         assert subprocess.run([*plain, "shutdown"], capture_output=True, timeout=30).returncode == 0
@@ -164,7 +166,12 @@ def test_plain_supervisorctl_works_with_a_clones_conf(tmp_path: Path, broker: Em
 def test_several_consumers_run_under_numbered_names(up: Callable[..., Supervised]):
     one = up("consumer.processes=2")
     one.start()
-    one.wait_until_running(4)
+    one.wait_until_running(5)
+    plain = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(one.folder / "run" / "supervisord.conf")]
+    stopped = subprocess.run([*plain, "restart", "consumer:consumer-0"], capture_output=True, text=True, timeout=60)
+    assert stopped.stdout == "consumer:consumer-0: stopped\nconsumer:consumer-0: started\n"
+    assert '"event": "started"' in one.ctl("tail", "consumer:consumer-1")[1]
+    assert one.ctl("start", "consumer:*")[0] == 0
     assert one.ctl("stop", "consumer:*")[0] == 0
     states = one.states()
     assert states["consumer:consumer-0"] == states["consumer:consumer-1"] == "STOPPED"
@@ -230,10 +237,78 @@ def test_a_killed_supervisord_leaves_no_orphan(up: Callable[..., Supervised]):
 
 def test_a_closed_terminal_is_a_stop(up: Callable[..., Supervised]):
     one = up()
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.execv(sys.executable, [*one.command, "up"])
+    said = b""
+    while said.count(b"entered RUNNING state") < 4:
+        said += os.read(terminal, 65536)
+    pids = one.pids()
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not any(map(alive, pids.values()))
+
+
+def test_sighup_without_a_terminal_restarts_all_in_order_with_the_configuration_as_it_is_now(
+    up: Callable[..., Supervised],
+):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    before = one.pids()
+    with one.config_file.open("a", encoding="utf-8") as file:
+        file.write("[consumer]\nprocesses = 2\n")
+    os.kill(one.pid, signal.SIGHUP)
+    wait_for(lambda: set(one.pids()) >= {"consumer:consumer-0", "consumer:consumer-1", "watchdog"}, one.out)
+    assert not set(before.values()) & set(one.pids().values())
+    said = one.out.read_text(encoding="utf-8")
+    assert re.findall(r"stopped: (\w+) ", said) == ["producer", "consumer", "aggregator", "watchdog"]
+    assert set(ports.noted(one.folder / "run")) == {"watchdog", "producer", "aggregator", "consumer-0", "consumer-1"}
+    os.kill(one.pid, signal.SIGTERM)
+    assert one.ended() == 0
+
+
+REFUSED = {
+    "consumer.processes": ("[redis]\n", "[consumer]\nprocesses = 'x'\n[redis]\n"),
+    "store.run_dir": ("[store]\n", "[store]\nrun_dir = 'elsewhere'\n"),
+    "redis.password_file": ("[redis]\n", "[redis]\npassword_file = 'missing'\n"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_sighup_with_a_configuration_that_is_refused_says_why_and_changes_nothing(
+    up: Callable[..., Supervised], key: str
+):
+    one = up()
+    one.start()
+    one.wait_until_running()
+    before = one.pids()
+    text = one.config_file.read_text(encoding="utf-8")
+    one.config_file.write_text(text.replace(*REFUSED[key]), encoding="utf-8")
+    os.kill(one.pid, signal.SIGHUP)
+    wait_for(lambda: f"{key}: " in one.out.read_text(encoding="utf-8"), one.out)
+    assert "received SIGHUP, refused: " in one.out.read_text(encoding="utf-8")
+    one.config_file.write_text(text, encoding="utf-8")
+    assert one.pids() == before
+
+
+def test_a_stop_that_comes_with_a_restart_is_a_stop(up: Callable[..., Supervised]):
+    one = up()
     one.start()
     one.wait_until_running()
     os.kill(one.pid, signal.SIGHUP)
+    os.kill(one.pid, signal.SIGTERM)
     assert one.ended() == 0
+
+
+def test_its_ports_are_said_and_those_of_an_earlier_run_are_forgotten(up: Callable[..., Supervised]):
+    one = up()
+    ports.note(one.folder / "run", "consumer-7", 1)
+    one.start()
+    one.wait_until_running()
+    assert set(ports.noted(one.folder / "run")) == {"watchdog", "producer", "aggregator", "consumer"}
+    assert "http         127.0.0.1: watchdog any" in one.out.read_text(encoding="utf-8")
 
 
 def test_it_stops_when_whoever_started_it_is_gone(up: Callable[..., Supervised]):

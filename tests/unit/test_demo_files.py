@@ -2,12 +2,14 @@
 
 import os
 import shlex
+import socket
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from services.kafka import free_ports
 from zonerd import config
 from zonerd.commands.demo import as_line, as_table, introduction
 from zonerd.demo.looks import Seen
@@ -69,10 +71,38 @@ def test_a_table_shows_names_as_they_are():
 
 
 def test_the_introduction_gives_lines_that_can_be_typed():
-    lines = introduction(Place(Path("/w/var/demo"), Path("/w/var/demo/run")), 12345, ".venv/bin/zonerd", Path("/w"))
+    place = Place(Path("/w/var/demo"), Path("/w/var/demo/run"))
+    lines = introduction(place, config.Config(), 12345, ".venv/bin/zonerd", Path("/w"))
     assert "found 12,345 events" in lines[0]
     text = "\n".join(lines)
     assert ".venv/bin/zonerd -c var/demo/zonerd.toml summary" in text
     assert ".venv/bin/zonerd -c var/demo/zonerd.toml send -" in text
     assert '{"user_id":"%ae","activity":"commit","timestamp":%at}' in text
+    assert "curl http://127.0.0.1:19310/metrics" in text
     assert str(os.getpid()) in text
+
+
+def test_the_introduction_says_where_the_ports_stand_when_any_were_taken():
+    place = Place(Path("/w/var/demo"), Path("/w/var/demo/run"))
+    any_port = config.Config(
+        store=config.Store(run_dir="/w/var/demo/run"), http=config.Http(port=config.Ports(consumer=0))
+    )
+    text = "\n".join(introduction(place, any_port, 0, "zonerd", Path("/w")))
+    assert "/metrics at the ports in var/demo/run/ports.json" in text
+
+
+def test_one_port_that_is_taken_makes_all_others_any_and_the_command_line_still_wins(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        wanted = Wanted(tmp_path, 1, None, [f"http.port.producer={taken}"])
+        written = write(place_of(tmp_path), "127.0.0.1:1", wanted)
+    assert written.http.port == config.Ports(watchdog=0, producer=taken, aggregator=0, consumer=0)
+
+
+def test_free_ports_are_the_ones_that_the_configuration_names(tmp_path: Path):
+    roles = ("watchdog", "producer", "aggregator", "consumer")
+    free = dict(zip(roles, free_ports(4), strict=True))
+    overrides = [f"http.port.{role}={port}" for role, port in free.items()]
+    written = write(place_of(tmp_path), "127.0.0.1:1", Wanted(tmp_path, 1, None, overrides))
+    assert written.http.port == config.Ports(**free)
+    assert "[http]" not in (tmp_path / "zonerd.toml").read_text(encoding="utf-8")

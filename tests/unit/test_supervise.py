@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from supervisor.states import SupervisorStates
+from supervisor.xmlrpc import RPCError
 
 from zonerd import config, supervise
 from zonerd.errors import Refused
@@ -39,7 +41,9 @@ def test_the_clones_supervisord_conf_listens_where_its_zonerd_toml_says():
 
 def test_one_consumer_is_called_consumer_and_several_are_numbered(tmp_path: Path):
     one = options(supervise.prepare(load(tmp_path / "a"), None), ["zonerd"])
-    assert set(programs(one)) == {"producer:producer", "consumer:consumer", "aggregator:aggregator"}
+    assert set(programs(one)) == {
+        "producer:producer", "consumer:consumer", "aggregator:aggregator", "watchdog:watchdog",
+    }  # fmt: skip
     three = options(supervise.prepare(load(tmp_path / "b", "consumer.processes=3"), None), ["zonerd"])
     found = programs(three)
     assert [name for name in sorted(found) if name.startswith("consumer")] == [
@@ -49,11 +53,12 @@ def test_one_consumer_is_called_consumer_and_several_are_numbered(tmp_path: Path
     assert found["consumer:consumer-2"].stdout_logfile == str(tmp_path / "b" / "log" / "consumer-2.log")
 
 
-def test_they_stop_one_after_another_the_producer_first(tmp_path: Path):
+def test_they_stop_one_after_another_the_producer_first_and_the_watchdog_last(tmp_path: Path):
     opts = options(supervise.prepare(load(tmp_path), None), ["zonerd"])
     groups = sorted(opts.process_group_configs, key=lambda group: -group.priority)
-    assert [group.name for group in groups] == ["producer", "consumer", "aggregator"]
-    assert all(one.killasgroup and one.stopwaitsecs == 10 for one in programs(opts).values())
+    assert [group.name for group in groups] == ["producer", "consumer", "aggregator", "watchdog"]
+    waits = {name: one.stopwaitsecs for name, one in programs(opts).items() if one.killasgroup}
+    assert sorted(waits.values()) == [5, 10, 10, 10]
 
 
 def test_a_path_may_hold_what_means_something_to_supervisord(tmp_path: Path):
@@ -111,3 +116,36 @@ def test_run_and_log_directories_are_for_their_owner_alone(tmp_path: Path):
         os.umask(before)
     assert settings.run_dir.stat().st_mode & 0o777 == 0o700
     assert (settings.data_dir / "log").stat().st_mode & 0o777 == 0o700
+
+
+def test_stdout_holds_json_lines_only_and_stderr_has_a_file_of_its_own_and_goes_to_syslog(tmp_path: Path):
+    found = programs(options(supervise.prepare(load(tmp_path), None), ["zonerd"]))
+    for name in ("producer", "consumer", "aggregator"):
+        one = found[f"{name}:{name}"]
+        assert not one.redirect_stderr
+        assert one.stderr_syslog
+        assert one.stderr_logfile == str(tmp_path / "log" / f"{name}.stderr.log")
+    watchdog = found["watchdog:watchdog"]
+    assert watchdog.stdout_logfile is None
+    assert watchdog.stderr_logfile == str(tmp_path / "log" / "watchdog.log")
+
+
+def test_a_restart_is_refused_as_long_as_the_configuration_is(tmp_path: Path):
+    def again() -> supervise.Place:
+        raise Refused("consumer.processes: must be an integer")
+
+    place = supervise.prepare(load(tmp_path), None)
+    opts = server._Options(place, ["zonerd"], again)
+    with pytest.raises(RPCError, match=r"consumer\.processes"):
+        opts.mood = SupervisorStates.RESTARTING
+    assert opts.mood == SupervisorStates.RUNNING
+    opts.mood = SupervisorStates.SHUTDOWN
+    assert opts.mood == SupervisorStates.SHUTDOWN
+
+
+def test_a_restart_goes_on_where_the_new_configuration_says(tmp_path: Path):
+    more = load(tmp_path, "consumer.processes=2")
+    opts = server._Options(supervise.prepare(load(tmp_path), None), ["zonerd"], lambda: supervise.prepare(more, None))
+    opts.mood = SupervisorStates.RESTARTING
+    assert "consumer:consumer-1" in programs(opts.following)
+    assert "consumer:consumer-1" not in programs(opts)

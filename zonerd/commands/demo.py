@@ -10,9 +10,11 @@ import click
 
 from zonerd import demo, hints
 from zonerd.cli import Session, become_owner
+from zonerd.config import Config
 from zonerd.demo import Screen
 from zonerd.demo.looks import Seen
 from zonerd.demo.place import Place, Wanted
+from zonerd.ports import NAME
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -76,10 +78,10 @@ class LineScreen:
         self._began_at = self._said_at = time.monotonic()
         self._flowing = False
 
-    def introduce(self, place: Place, found: int) -> None:
+    def introduce(self, place: Place, settings: Config, found: int) -> None:
         """Say where it runs, what it found and what to type next."""
         self._place = place
-        for line in introduction(place, found, self._program, Path.cwd()):
+        for line in introduction(place, settings, found, self._program, Path.cwd()):
             self.say(line)
 
     def say(self, line: str) -> None:
@@ -141,9 +143,12 @@ class TableScreen(LineScreen):
                 self._leave()
 
 
-def introduction(place: Place, found: int, program: str, cwd: Path) -> list[str]:
+def introduction(place: Place, settings: Config, found: int, program: str, cwd: Path) -> list[str]:
     """Give what a person must know at the start: where, what was found, what to type next."""
     zonerd = hints.shell_line(program, ["-c", hints.shown(place.config_file, cwd)])
+    port = settings.port_of(settings.consumer_name(0))
+    noted = hints.shown(settings.run_dir / NAME, cwd)
+    metrics = f"curl http://{settings.http.host}:{port}/metrics" if port else f"/metrics at the ports in {noted}"
     history = f"found {found:,} events, and goes on with them" if found else "begins a new history"
     return [
         f"zonerd demo over {hints.shown(place.folder, cwd)}: {history}",
@@ -151,7 +156,8 @@ def introduction(place: Place, found: int, program: str, cwd: Path) -> list[str]
         "from a second terminal",
         f"  look closer   {zonerd} summary",
         f"                {zonerd} verify",
-        f"                {zonerd} ctl status",
+        f"                {zonerd} status",
+        f"                {metrics}",
         f"  send yours    {GIT_LOG} | {zonerd} send -",
         f"  stop          Ctrl-C here, or kill {os.getpid()}; a second time ends it at once",
         "",

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, Protocol
 
+from zonerd.config import Config
 from zonerd.demo.looks import Looks, Seen
 from zonerd.demo.place import Place, Wanted, child_environment, find_cache_server, place_of, write
 from zonerd.errors import DONE, INTERRUPTED, LockHeld, Refused, ServiceUnavailable
@@ -31,7 +32,7 @@ class Screen(Protocol):
 
     gone: bool
 
-    def introduce(self, place: Place, found: int) -> None:
+    def introduce(self, place: Place, settings: Config, found: int) -> None:
         """Say where it runs, what it found and what to type next."""
 
     def say(self, line: str) -> None:
@@ -58,7 +59,7 @@ def run(wanted: Wanted, environment: Mapping[str, str], shutdown: Shutdown, scre
             return DONE
         settings = write(place, broker.bootstrap_servers, wanted)
         looks = Looks(place, settings, broker, broker.make_topic(settings.kafka.topic))
-        screen.introduce(place, looks.look().stored)
+        screen.introduce(place, settings, looks.look().stored)
         deadline = time.monotonic() + wanted.for_s if wanted.for_s is not None else None
         with _supervisord(place, wanted.overrides, child_environment(environment, cache_server, place)) as child:
             try:
@@ -142,7 +143,7 @@ def _ended(code: int, place: Place) -> ServiceUnavailable | Refused:
 
 def _stop(child: "subprocess.Popen[bytes]", shutdown: Shutdown, screen: Screen) -> int:
     """Stop all in order; asked a second time, at once. Give the exit code."""
-    screen.say("stopping: producer, consumer, aggregator, cache")
+    screen.say("stopping: producer, consumer, aggregator, cache, watchdog")
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
         child.wait(ONE_REQUEST_S)

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -55,12 +56,16 @@ def place_of(folder: Path) -> Place:
 
 
 def write(place: Place, bootstrap_servers: str, wanted: Wanted) -> config.Config:
-    """Write this start's configuration and supervisord.conf; give the configuration as the processes read it."""
+    """Write this start's configuration and supervisord.conf; give the configuration as the processes read it.
+
+    They answer HTTP at the default ports where all of these are free, else at any, which run/ports.json tells.
+    """
     default = place.run_dir == place.folder / "run"
     values = {
         "run_dir": _toml("run" if default else str(place.run_dir)),
         "bootstrap_servers": _toml(bootstrap_servers),
         "rate_per_s": f"{wanted.rate_per_s:f}",
+        "ports": "" if _are_free(wanted) else _ANY_PORTS,
         "url": _toml("unix://" + quote(os.fsencode(place.cache_socket))),
     }
     place.config_file.write_text(_CONFIGURATION.format(**values), encoding="utf-8")
@@ -95,6 +100,19 @@ def child_environment(environment: Mapping[str, str], cache_server: Path, place:
     return {**kept, "ZONERD_SUPERVISED": str(os.getpid()), CACHE: shlex.join(cache)}
 
 
+def _are_free(wanted: Wanted) -> bool:
+    """Say whether nobody listens at any of the ports that the processes would have."""
+    settings = config.load(None, {}, wanted.overrides).config
+    host = settings.http.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        for process in settings.processes:
+            socket.create_server((host, settings.port_of(process)), family=family).close()
+    except OSError:
+        return False
+    return True
+
+
 def _toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -122,6 +140,11 @@ on_topic_recreated = "follow"         # each start's broker is a new one
 
 [redis]
 url = {url}
+{ports}"""
+
+_ANY_PORTS: Final = """
+[http]
+port = { watchdog = 0, producer = 0, aggregator = 0, consumer = 0 }   # a default one was taken; see run/ports.json
 """
 
 _CACHE_PROGRAM: Final = """

@@ -16,7 +16,7 @@ from supervisor.options import ClientOptions, UnhosedConfigParser
 from zonerd.config import Config
 from zonerd.errors import DONE, Refused
 
-RESTARTING: Final = "zonerd restarting"
+RESTARTING: Final = "zonerd-restarting"
 """The type of the remote communication that tells event listeners: the stop that follows is none."""
 
 

@@ -61,5 +61,8 @@ class Listener:
             raise SupervisordGone
         headers = get_headers(line)
         payload = self._stdin.read(int(headers["len"]))
-        fields, data = eventdata(payload if "\n" in payload else payload + "\n")
+        try:
+            fields, data = eventdata(payload if "\n" in payload else payload + "\n")
+        except ValueError:  # somebody's remote communication, of a type with spaces
+            fields, data = {}, payload
         return Event(headers["eventname"], fields, data)
