@@ -1,12 +1,12 @@
 """`zonerd sql`: a person's own select over the history."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import IO, Final
 
 import click
+import msgspec
 
 from zonerd.cli import Session
 from zonerd.commands import lines
@@ -32,8 +32,8 @@ class Answer:
 
     def take(self, _columns: Sequence[str], row: Row) -> None:
         """Keep a row; a blob as its hexadecimal digits. Raises NoAnswer when it is too much."""
-        values = [value.hex() if isinstance(value, bytes) else value for value in row]
-        self._bytes += self._file.write(json.dumps(values, ensure_ascii=False).encode() + b"\n")
+        values = [value.hex() if value.__class__ is bytes else value for value in row]
+        self._bytes += self._file.write(msgspec.json.encode(values) + b"\n")
         if self._bytes > MAX_ANSWER_BYTES:
             raise NoAnswer(f"more than {MAX_ANSWER_BYTES >> 30} GiB of rows; ask for fewer")
 
@@ -46,7 +46,7 @@ class Answer:
     def cells(self) -> Iterator[list[str]]:
         """Give the rows, in order, as text; null is empty."""
         for line in self.as_json():
-            yield ["" if value is None else str(value) for value in json.loads(line)]
+            yield ["" if value is None else str(value) for value in msgspec.json.decode(line)]
 
 
 @click.command(

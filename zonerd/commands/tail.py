@@ -13,7 +13,7 @@ from zonerd import moments
 from zonerd.cli import Session
 from zonerd.commands import lines
 from zonerd.errors import ANSWER_IS_NO, DONE
-from zonerd.events import EventRow
+from zonerd.events import MAX_TIMESTAMP_S, EventRow
 from zonerd.store.history import Partition
 from zonerd.store.records import Records
 
@@ -89,10 +89,10 @@ def _message(_row: Partition, event: EventRow) -> str:
 
 
 def _timestamp(at_ms: int) -> float | str:
-    """Give a moment in seconds; as text where a float would be another millisecond."""
-    if at_ms % 1000 == 0:
-        return at_ms // 1000
-    return at_ms / 1000 if math.floor(at_ms / 1000 * 1000 + 0.0005) == at_ms else moments.text(at_ms)
+    """Give a moment in seconds; as text where `decode` would take the number for another one, or for none."""
+    if at_ms >= MAX_TIMESTAMP_S * 1000 or math.floor(at_ms / 1000 * 1000 + 0.0005) != at_ms:
+        return moments.text(at_ms)
+    return at_ms / 1000 if at_ms % 1000 else at_ms // 1000
 
 
 def _object(row: Partition, event: EventRow) -> str:
