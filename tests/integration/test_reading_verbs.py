@@ -26,7 +26,7 @@ from conftest import ConfigFile, MakeTopic, StartZonerd
 from services.kafka import KafkaBroker
 from services.process import wait_until
 from zonerd import aggregator, config, consumer
-from zonerd.errors import ANSWER_IS_NO, DONE, SERVICE_UNAVAILABLE, USAGE
+from zonerd.errors import ANSWER_IS_NO, DONE, REFUSED, SERVICE_UNAVAILABLE, USAGE
 from zonerd.events import Event, Gap, Record, Slice, Standing, decode, encode, sort_out
 from zonerd.store.history import History
 
@@ -205,6 +205,18 @@ def test_following_shows_a_topic_that_took_anothers_place(alone: Path, data_dir:
     assert json.loads(following.out.read_text().splitlines()[-1])["user_id"] == 77
 
 
+def test_following_ends_when_nobody_reads_any_more(alone: Path, data_dir: Path) -> None:
+    store(data_dir, 0, [event(0)])
+    command = [sys.executable, "-m", "zonerd", "-c", str(alone), "tail", "-f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(DEADLINE_S) == DONE
+
+
 # sql
 
 
@@ -267,6 +279,14 @@ def test_sql_names_the_columns_of_no_rows(alone: Path, data_dir: Path) -> None:
     answer = read_json(alone, "sql", "select user_id, activity from user_activity where 0")
     assert answer == {"schema": 1, "columns": ["user_id", "activity"], "rows": []}
     assert run(alone, "sql", "select 1 as a where 0", "--csv").stdout == b"a\n"
+
+
+@pytest.mark.parametrize("words", [["tail"], ["sql", "select 1"], ["dead-letters", "list"], ["offsets"]])
+def test_a_damaged_history_is_refused(alone: Path, data_dir: Path, words: list[str]) -> None:
+    (data_dir / "events.db").write_bytes(b"no database" * 100)
+    ended = run(alone, *words)
+    assert (ended.returncode, ended.stdout) == (REFUSED, b"")
+    assert b"not a database" in ended.stderr
 
 
 # dead letters

@@ -2,7 +2,8 @@
 
 import json
 import math
-import time
+import select
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
@@ -17,7 +18,7 @@ from zonerd.events import MAX_TIMESTAMP_S, EventRow
 from zonerd.store.history import Partition
 from zonerd.store.records import Records
 
-LOOK_S: Final = 0.25
+LOOK_MS: Final = 250
 AT_ONCE: Final = 1000
 SHOWN_CHARACTERS: Final = 1000
 """More of an event's properties is on no terminal's line."""
@@ -44,14 +45,15 @@ def command(session: Session, count: int, follow: bool, partition: int | None, a
         click.echo(f"zonerd: no history yet at {session.config.data_dir}", err=True)
         return ANSWER_IS_NO
     line = _object if as_json else _aligned() if lines.on_terminal() else _message
-    with history:
-        rows = _rows(history, partition)
-        _show(history, rows, history.newest(list(rows.values()), count), line)
-        if follow:
-            try:
+    try:
+        with history:
+            rows = _rows(history, partition)
+            _show(history, rows, history.newest(list(rows.values()), count), line)
+            if follow:
                 _follow(history, rows, partition, line)
-            except KeyboardInterrupt:
-                return DONE
+    except KeyboardInterrupt:
+        if not follow:
+            raise
     return DONE
 
 
@@ -72,9 +74,15 @@ def _some(shown: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _follow(history: Records, rows: Mapping[int, Partition], partition: int | None, line: Line) -> None:
-    """Show what each partition has got since, those that are new from their beginning; never returns."""
+    """Show what each partition has got since, those that are new from their beginning; only an exception ends it.
+
+    Raises BrokenPipeError as soon as nobody reads any more, also while there is nothing to write.
+    """
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
     while True:
-        time.sleep(LOOK_S)
+        if reader.poll(LOOK_MS):
+            raise BrokenPipeError
         ends = {id_: row.next_offset for id_, row in rows.items()}
         rows = _rows(history, partition)
         _show(history, rows, {row.id: ends.get(row.id, row.first_offset) for row in rows.values()}, line)
