@@ -19,7 +19,7 @@ from zonerd.events import Slice
 from zonerd.incarnation import Topic
 from zonerd.kafka import connection, reader
 from zonerd.kafka.cluster import Cluster
-from zonerd.kafka.reader import Reader, Taken
+from zonerd.kafka.reader import NOTHING_TAKEN, Reader, Taken
 from zonerd.store import database, history
 from zonerd.store.history import History
 
@@ -308,11 +308,11 @@ def tells_kafka_first() -> None:
     store, assign = consumer.Consumer._store, Reader.assign
     recognise = consumer.Consumer._recognise
 
-    def storing(self: consumer.Consumer, slices: list[Slice]) -> None:
+    def storing(self: consumer.Consumer, slices: list[Slice], taken: Taken = NOTHING_TAKEN) -> None:
         if slices:
             places = [TopicPartition(self._config.kafka.topic, one.partition, one.next_offset) for one in slices]
             self._reader._consumer.commit(offsets=places, asynchronous=False)
-        store(self, slices)
+        store(self, slices, taken)
 
     def recognising(self: consumer.Consumer) -> None:
         recognise(self)
