@@ -7,8 +7,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from zonerd.errors import StoreUnavailable
+from zonerd import metrics
+from zonerd.errors import Refused, StoreUnavailable
 from zonerd.events import Gap, Record, Slice, Standing, encode, sort_out
+from zonerd.store.database import translated
 from zonerd.store.history import History, Partition
 
 PLACE = ("cluster", "topic", "id")
@@ -141,8 +143,9 @@ def test_a_history_that_another_holds_is_unavailable_not_lost(tmp_path: Path, hi
     other.execute("begin immediate")
     with pytest.raises(StoreUnavailable):
         history.check_writable()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable) as caught:
         history.append([piece(0, 10)], ids(history))
+    assert caught.value.trouble == "locked"
     other.execute("rollback")
     other.close()
     assert history.append([piece(0, 10)], ids(history)) == []
@@ -159,3 +162,65 @@ def test_the_table_that_people_query_reads_as_in_the_prototype(history: History)
         (0, "a", 0.0),
         (1, "a", 1.0),
     ]
+
+
+def test_it_knows_kafkas_times_of_its_last_record_and_of_its_oldest_event(history: History) -> None:
+    assert history.oldest_logged_ms() is None
+    assert history.last_logged_ms(row(history).id) is None
+
+    def stored_at(partition: int, first: int, value: bytes, logged_ms: int) -> None:
+        one = Record(partition, first, logged_ms, b"k", value)
+        history.append(sort_out([one], {}, {partition: Standing(first, 0)}, 1000), ids(history))
+
+    good = encode(1, "a", 1.0, {})
+    stored_at(0, 0, b"bad", 1000)
+    assert history.oldest_logged_ms() is None, "a dead letter is no event"
+    stored_at(0, 1, good, 4000)
+    stored_at(1, 0, good, 3000)
+    stored_at(1, 1, b"bad", 5000)
+    stored_at(1, 2, good, 4500)
+    assert history.oldest_logged_ms() == 3000
+    assert history.last_logged_ms(row(history).id) == 4000
+    assert history.last_logged_ms(row(history, 1).id) == 4500, "the last by offset, whatever the clocks say"
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (apsw.FullError, "full"),
+        (apsw.BusyError, "locked"),
+        (apsw.ReadOnlyError, "read_only"),
+        (apsw.IOError, "io"),
+        (OSError, "io"),
+        (apsw.NoMemError, "other"),
+    ],
+)
+def test_an_error_of_the_disks_is_counted_by_file_and_kind(error: type[Exception], trouble: str) -> None:
+    count = metrics.STORE_ERRORS.labels("rollups.db", trouble)
+    before = count._value.get()
+    with pytest.raises(StoreUnavailable) as caught, translated("/some/where/rollups.db"), translated("rollups.db"):
+        raise error
+    assert caught.value.trouble == trouble
+    assert count._value.get() == before + 1
+
+
+def test_damage_is_counted_and_refused() -> None:
+    count = metrics.STORE_ERRORS.labels("events.db", "damaged")
+    before = count._value.get()
+    with pytest.raises(Refused), translated(Path("events.db")):
+        raise apsw.CorruptError
+    assert count._value.get() == before + 1
+
+
+def test_a_low_limit_of_the_wal_is_kept_without_a_reader(tmp_path: Path) -> None:
+    limit = 16_777_216
+    with History.open_writer(tmp_path, limit) as history:
+        history.meet(*PLACE, {0: 0}, {0: 0})
+        wal = tmp_path / "events.db-wal"
+        sizes = []
+        for first in range(0, 20_000, 2000):
+            events = [(first + n, 1, "a", 0, 0, "x" * 1500) for n in range(2000)]
+            history.append([Slice(0, first, first + 2000, events)], ids(history))
+            sizes.append(wal.stat().st_size)
+    assert sum(size > 0 for size in sizes) == 10
+    assert max(sizes) < limit
