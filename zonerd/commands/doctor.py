@@ -15,7 +15,10 @@ WORDS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(epilog="Example: zonerd doctor --json | jq '.checks[] | select(.level != \"ok\")'")
+@click.command(
+    short_help="Try everything that zonerd needs.",
+    epilog="Example: zonerd doctor --json | jq '.checks[] | select(.level != \"ok\")'",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def command(session: Session, as_json: bool) -> int:

@@ -20,7 +20,7 @@ Answer = tuple[bool, str, dict[str, object]]
 """Whether it is good, as words, as fields."""
 
 
-@click.command(epilog="Example: zonerd health consumer --live")
+@click.command(short_help="Say in a line whether a process is ready.", epilog="Example: zonerd health consumer --live")
 @click.argument("process", default=SUMS_UP, required=False)
 @click.option("--live", is_flag=True, help="Ask whether its loop goes round, not whether it is ready.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")

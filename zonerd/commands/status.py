@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     runbook: str
 
 
-@click.command(epilog="Example: zonerd status --watch")
+@click.command(short_help="Show each process, and what is wrong.", epilog="Example: zonerd status --watch")
 @click.option("--watch", is_flag=True, help="Look again every 2 s, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a look.")
 @click.pass_obj
