@@ -123,7 +123,8 @@ class Aggregator:
             result = "overtaken"
             raise
         except ServiceUnavailable as error:
-            redis_up = self._checked = error.service != "redis"
+            if error.service == "redis":
+                redis_up = self._checked = False
             raise
         finally:
             self._tally.published(result, LOOP.end("commit"), redis_up=redis_up)
