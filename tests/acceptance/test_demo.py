@@ -15,6 +15,9 @@ import pytest
 ZONERD = [sys.executable, "-m", "zonerd"]
 
 
+NAMES = ["aggregator", "consumer", "producer", "valkey", "watchdog"]
+
+
 class Demo:
     """One `zonerd demo` over a directory."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zonerd import ports
+from zonerd import config, ports
 from zonerd.kafka.embedded import EmbeddedBroker
 
 ZONERD = [sys.executable, "-m", "zonerd"]
@@ -31,6 +31,7 @@ class Supervised:
             "[http]\nport = { watchdog = 0, producer = 0, aggregator = 0, consumer = 0 }\n",
             encoding="utf-8",
         )
+        self.overrides = overrides
         self.command = [*ZONERD, "-c", str(self.config_file), *(f"-X{override}" for override in overrides)]
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -43,6 +44,10 @@ class Supervised:
                 env={**os.environ, **environment},
                 start_new_session=True,
             )
+
+    @property
+    def run_dir(self) -> Path:
+        return config.load(self.config_file, {}, self.overrides).config.run_dir
 
     @property
     def pid(self) -> int:
@@ -66,6 +71,7 @@ class Supervised:
 
     def wait_until_running(self, count: int = 4) -> None:
         wait_for(lambda: list(self.states().values()) == ["RUNNING"] * count, self.out)
+        wait_for(lambda: len(ports.noted(self.run_dir)) == count, self.out)  # a stop would be heard by now
 
 
 def wait_for(condition: Callable[[], object], said: Path, within_s: float = 30) -> None:
@@ -264,7 +270,8 @@ def test_sighup_without_a_terminal_restarts_all_in_order_with_the_configuration_
     assert not set(before.values()) & set(one.pids().values())
     said = one.out.read_text(encoding="utf-8")
     assert re.findall(r"stopped: (\w+) ", said) == ["producer", "consumer", "aggregator", "watchdog"]
-    assert set(ports.noted(one.folder / "run")) == {"watchdog", "producer", "aggregator", "consumer-0", "consumer-1"}
+    one.wait_until_running(5)
+    assert set(ports.noted(one.run_dir)) == {"watchdog", "producer", "aggregator", "consumer-0", "consumer-1"}
     os.kill(one.pid, signal.SIGTERM)
     assert one.ended() == 0
 
@@ -304,10 +311,10 @@ def test_a_stop_that_comes_with_a_restart_is_a_stop(up: Callable[..., Supervised
 
 def test_its_ports_are_said_and_those_of_an_earlier_run_are_forgotten(up: Callable[..., Supervised]):
     one = up()
-    ports.note(one.folder / "run", "consumer-7", 1)
+    ports.note(one.run_dir, "consumer-7", 1)
     one.start()
     one.wait_until_running()
-    assert set(ports.noted(one.folder / "run")) == {"watchdog", "producer", "aggregator", "consumer"}
+    assert set(ports.noted(one.run_dir)) == {"watchdog", "producer", "aggregator", "consumer"}
     assert "http         127.0.0.1: watchdog any" in one.out.read_text(encoding="utf-8")
 
 
