@@ -261,7 +261,8 @@ CONSUMER_LAG = Gauge(
     ["topic", "partition"], registry=_CONSUMER,
 )  # fmt: skip
 CONSUMER_LAG_SECONDS = Gauge(
-    "zonerd_consumer_lag_seconds", "Age of the last stored record while records are waiting, else 0.",
+    "zonerd_consumer_lag_seconds",
+    "While records wait: the age of the last stored one, or the time since none waited, if that is less; else 0.",
     ["topic", "partition"], registry=_CONSUMER,
 )  # fmt: skip
 CONSUMER_NEXT = Gauge(
@@ -297,7 +298,7 @@ CONSUMER_COMMIT_ERRORS = Counter(
     registry=_CONSUMER,
 )  # fmt: skip
 STORE_OLDEST = Gauge(
-    "zonerd_store_oldest_event_timestamp_seconds", "Kafka's time of the oldest event in the history.",
+    "zonerd_store_oldest_event_timestamp_seconds", "Kafka's time of the oldest event in the history; NaN without any.",
     registry=_CONSUMER,
 )  # fmt: skip
 
