@@ -171,7 +171,7 @@ class Meter:
             metrics.STORE_FREE.set(free_bytes(self._store.data_dir))
         was_too_large, self.wal_too_large = self.wal_too_large, sizes[_WAL] > self._store.max_wal_bytes
         if self.wal_too_large and not was_too_large:
-            self._log.warning("wal_large", file=_WAL, bytes=sizes[_WAL], max_bytes=self._store.max_wal_bytes)
+            self._log.warning("wal_large", bytes=sizes[_WAL], max_bytes=self._store.max_wal_bytes)
 
 
 class _Partition:
