@@ -167,7 +167,8 @@ def _at_once(questions: Mapping[str, Callable[[], object]]) -> dict[str, object]
 
 def _supervised(place: Path) -> dict[str, remote.Process] | str:
     try:
-        return {process.name: process for process in remote.Remote(place, ANSWER_WITHIN_S).processes()}
+        with remote.Remote(place, ANSWER_WITHIN_S) as supervisord:
+            return {process.name: process for process in supervisord.processes()}
     except ServiceUnavailable as error:
         return error.reason
 

@@ -31,7 +31,8 @@ def examine(config: Config, config_file: Path | None) -> Iterator[Finding]:
     began = time.perf_counter()
     place = socket_of(config)
     try:
-        processes = {process.name: process for process in Remote(place, ANSWER_WITHIN_S).processes()}
+        with Remote(place, ANSWER_WITHIN_S) as supervisord:
+            processes = {process.name: process for process in supervisord.processes()}
         yield ok("supervisord", f"{place} answered in {(time.perf_counter() - began) * 1000:.0f} ms")
     except ServiceUnavailable as error:
         yield warn("supervisord", f"{error.reason}; nothing is supervised: zonerd up, or systemctl start zonerd")

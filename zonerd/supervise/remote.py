@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 from xml.parsers.expat import ExpatError
 from xmlrpc.client import Error, Fault, ServerProxy, Transport
 
@@ -45,7 +45,14 @@ class Remote:
 
     def __init__(self, place: Path, answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self._place = place
-        self._server = ServerProxy("http://localhost", transport=_Transport(place, answer_within_s))
+        self._transport = _Transport(place, answer_within_s)
+        self._server = ServerProxy("http://localhost", transport=self._transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
 
     def processes(self) -> list[Process]:
         """Give all its processes, ours and others."""
