@@ -216,6 +216,5 @@ class Consumer:
         self._reader.commit_errors.clear()
         self._cluster.listen()
         for notes in (self._reader.notes, self._cluster.notes):
-            while notes.lines:
-                line = notes.lines.popleft()
+            for line in notes.taken():
                 self._limited.say(line.level, self._log, "kafka_client", line.text)

@@ -86,8 +86,7 @@ class Producer:
         """Log what the Kafka clients have told since the last call."""
         self._cluster.listen()
         for notes in (self._writer.notes, self._cluster.notes):
-            while notes.lines:
-                line = notes.lines.popleft()
+            for line in notes.taken():
                 self._limited.say(line.level, self._log, "kafka_client", line.text)
 
     def _look_for_topic(self) -> None:

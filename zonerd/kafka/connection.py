@@ -52,6 +52,10 @@ class Notes(logging.Handler):
         if not self.lines or _DIGITS.sub("", self.lines[-1].text) != _DIGITS.sub("", text):
             self.lines.append(Line(_level(line.levelno), text))
 
+    def taken(self) -> list[Line]:
+        """Give the lines that were noted since the last call; those that come meanwhile are for the next one."""
+        return [self.lines.popleft() for _ in range(len(self.lines))]
+
 
 def library_version() -> str:
     """Give the version of librdkafka that is used."""
