@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ConfigFile, StartZonerd
 
 from services.kafka import KafkaBroker
 from services.process import ZonerdProcess, wait_until
@@ -243,7 +242,7 @@ time.sleep(600)
 
 @pytest.fixture
 def rigged(
-    config_file: ConfigFile, data_dir: Path, zonerd: StartZonerd
+    config_file: Callable[..., Path], data_dir: Path, zonerd: Callable[..., ZonerdProcess]
 ) -> Callable[[dict[str, str]], tuple[Pipeline, ZonerdProcess]]:
     """Start `up` where some programs have another command."""
 
@@ -302,7 +301,7 @@ def test_what_was_given_up_is_started_again_ever_later_unless_it_had_refused_its
     up.terminate(deadline_s=40)
 
 
-def test_by_hand_it_says_what_runs_it(config_file: ConfigFile):
+def test_by_hand_it_says_what_runs_it(config_file: Callable[..., Path]):
     command = [sys.executable, "-m", "zonerd", "-c", str(config_file()), "watchdog"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
     assert done.returncode == 2

@@ -37,7 +37,7 @@ def run(  # noqa: PLR0913 - whom it watches, and all whom it hears and tells
     watchdog = Watchdog(config, log, health, remote, systemd)
     log.info("started", processes=list(config.processes))
     asked = Polls(config, tuple(name for name in config.processes if name != ROLE))
-    with asked, Endpoint(Listening.of(config, ROLE), health, watchdog.report):
+    with systemd, asked, Endpoint(Listening.of(config, ROLE), health, watchdog.report):
         while not shutdown.requested:
             try:
                 event = listener.next(LOOK_EVERY_S)

@@ -1,6 +1,6 @@
 """What systemd is told of all processes, where systemd started us."""
 
-from typing import Final
+from typing import Final, Self
 
 from sdnotify import SystemdNotifier
 
@@ -19,6 +19,12 @@ class Systemd:
         self._notifier: SystemdNotifier | None = None
         self._status = ""
         self._ready = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hang_up()
 
     def ready(self) -> None:
         """Say, once, that all is started."""
@@ -47,10 +53,15 @@ class Systemd:
                 self._notifier.socket.settimeout(TAKEN_WITHIN_S)
             self._notifier.notify(words)
         except OSError as error:
-            self._notifier = None
+            self._hang_up()
             self._limited.warning(self._log, "systemd_notify_failed", error.strerror or type(error).__name__)
             return False
         return True
+
+    def _hang_up(self) -> None:
+        if self._notifier is not None:
+            self._notifier.socket.close()
+            self._notifier = None
 
 
 def _plain(line: str) -> str:
