@@ -12,6 +12,7 @@ import pytest
 from consuming import Trial
 
 from services.process import wait_until
+from services.scrape import port_of, scrape
 
 POINTS = (
     "after_consume",
@@ -106,6 +107,11 @@ def test_killed_or_stopped_and_started_at_once_it_reads_on_each_time(
 def test_the_slower_of_two_consumers_over_the_same_partitions_is_fenced(trial: Trial) -> None:
     slow, fast = two_over_the_same_partitions(trial)
     slow.wait_for("fenced")
+    trial.wait_until_stored()
+    port = port_of(trial.folder / "slow", "consumer")
+    stored = "zonerd_consumer_events_stored_total"
+    wait_until(lambda: scrape(port).total(stored) + trial.scrape(fast).total(stored) == trial.stored())
+    assert scrape(port).value("zonerd_consumer_fenced_total") == len(slow.said("fenced"))
     assert slow.stop() == 0
     assert fast.stop() == 0
     trial.catch_up()
@@ -139,7 +145,11 @@ def two_over_the_same_partitions(trial: Trial, changed: str = "") -> tuple:
     """Stop a consumer that holds a batch, let a second one overtake it, and let the first go on."""
     trial.create_topic(4)
     trial.produce_events(2000)
-    slow = trial.start(changed=f"{changed},pausing" if changed else "pausing", consumer__batch_events=500)
+    slow = trial.start(
+        changed=f"{changed},pausing" if changed else "pausing",
+        consumer__batch_events=500,
+        store__run_dir=trial.folder / "slow",
+    )
     wait_until(lambda: slow.state == "T" or slow.process.poll() is not None)
     assert slow.process.poll() is None, slow.log.read_text()
     (trial.data / "lock" / "consumer-0.lock").unlink()
