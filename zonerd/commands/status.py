@@ -133,7 +133,7 @@ def _lag(one: Standing) -> str:
     records, seconds = one.figures.lag_records, one.figures.lag_s
     if records is None:
         return "-"
-    return f"{records:,}" if seconds is None else f"{records:,} ({_duration(seconds)})"
+    return f"{records:,} ({_duration(seconds)})" if records and seconds is not None else f"{records:,}"
 
 
 def _duration(seconds: float) -> str:
