@@ -1,6 +1,8 @@
 """What `zonerd status` makes of what it sees: figures, exit codes, and lines that no process can forge."""
 
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -121,3 +123,18 @@ def test_the_look_gives_up_on_what_never_answers(monkeypatch: pytest.MonkeyPatch
     answers = status._at_once({"hangs": never.wait, "answers": lambda: "soon"})
     assert answers == {"answers": "soon"}
     never.set()
+
+
+def test_health_is_light_it_loads_no_client_no_logger_and_nothing_that_draws(tmp_path: Path):
+    heavy = ["apsw", "confluent_kafka", "prometheus_client", "redis", "rich", "structlog", "supervisor"]
+    program = f"""
+import sys
+from zonerd import cli
+try:
+    cli.main(["-X", "store.data_dir={tmp_path}", "-X", "http.port.consumer=1", "health", "consumer"])
+finally:
+    print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == errors.ANSWER_IS_NO
+    assert done.stdout.splitlines() == ["consumer: no answer at 127.0.0.1:1 (connection refused)", "[]"]
