@@ -27,7 +27,7 @@ class Scraped(NamedTuple):
         """Give what stands in this text; ValueError where it is not Prometheus' format."""
         return cls({family.name: family for family in text_string_to_metric_families(text)})
 
-    def series(self, name: str, **labels: str) -> dict[tuple[tuple[str, str], ...], float]:
+    def series(self, name: str, /, **labels: str) -> dict[tuple[tuple[str, str], ...], float]:
         """Give the samples of this name that have these labels, by all their labels, sorted."""
         return {
             tuple(sorted(sample.labels.items())): sample.value
@@ -36,13 +36,13 @@ class Scraped(NamedTuple):
             if sample.name == name and labels.items() <= sample.labels.items()
         }
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """Give the one sample of this name with these labels; NaN where there is none."""
         found = self.series(name, **labels)
         assert len(found) <= 1, f"{name} {labels} is not one series: {sorted(found)}"
         return next(iter(found.values()), math.nan)
 
-    def total(self, name: str, **labels: str) -> float:
+    def total(self, name: str, /, **labels: str) -> float:
         """Give the sum of all samples of this name with these labels; 0 where there is none."""
         return sum(self.series(name, **labels).values())
 
