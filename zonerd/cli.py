@@ -166,11 +166,15 @@ class Session:
         supervisor_pid = os.getppid() if value == "1" else int(value) if value.isdigit() else None
         return Shutdown(supervisor_pid).install()
 
+    @property
+    def plain(self) -> bool:
+        """Whether colours are unwanted, even on a terminal."""
+        return bool(self.environment.get("NO_COLOR")) or self.environment.get("TERM") == "dumb"
+
     def _log(self, name: str, level: Level, line_format: Format, to: TextIO, journal: "Journal | None" = None) -> "Log":
         from zonerd import log  # noqa: PLC0415 - as above
 
-        plain = self.environment.get("NO_COLOR") or self.environment.get("TERM") == "dumb"
-        log.configure(self._level(level), line_format, to, colors=to.isatty() and not plain, journal=journal)
+        log.configure(self._level(level), line_format, to, colors=to.isatty() and not self.plain, journal=journal)
         return log.logger(name, os.getpid())
 
     def _level(self, configured: Level) -> Level:
@@ -200,6 +204,8 @@ class Session:
 def zonerd(ctx: click.Context, config_file: Path | None, overrides: tuple[str, ...], verbose: int, quiet: int) -> None:
     """Turn a stream of user-activity events into an exact history and an always-fresh summary."""
     ctx.obj = Session(config_file or _config_place(), overrides, verbose - quiet, ctx.obj)
+    if ctx.obj.plain:
+        ctx.color = False
 
 
 def _config_place() -> Path | None:
