@@ -65,8 +65,7 @@ class Tally:
         """Note how much is stored and not folded, and how large our files are."""
         metrics.AGGREGATOR_BEHIND.set(behind)
         for name in (ROLLUPS.name, f"{ROLLUPS.name}-wal"):
-            with suppress(OSError):
-                metrics.STORE_BYTES.labels(name).set((self._data_dir / name).stat().st_size)
+            metrics.STORE_BYTES.labels(name).set(_size(self._data_dir / name))
         with suppress(OSError):
             disk = os.statvfs(self._data_dir)
             metrics.STORE_FREE.set(disk.f_bavail * disk.f_frsize)
@@ -90,3 +89,10 @@ class Tally:
             metrics.END_TO_END.observe("published", max(now_ms - moment, 0) / 1000, events)
         self._waiting.clear()
         self._moment_ms = 1
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -37,6 +37,7 @@ class Trial:
             "-X", f"kafka.bootstrap_servers={broker.bootstrap_servers}",
             "-X", f"kafka.topic={self.topic}",
             "-X", f"store.data_dir={folder / 'data'}",
+            "-X", "http.port.producer=0",
         ]  # fmt: skip
 
     def start(self, *words: str, **keywords: Any) -> subprocess.Popen[str]:  # noqa: ANN401 - Popen's own

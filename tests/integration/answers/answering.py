@@ -32,7 +32,7 @@ class World:
         self.folder = folder
         self.valkey = valkey
         self.redis: Any = valkey.client
-        self.overrides = [f"store.data_dir={folder}", f"redis.url={valkey.url}"]
+        self.overrides = [f"store.data_dir={folder}", f"redis.url={valkey.url}", "http.port.aggregator=0"]
         self.history = History.open_writer(folder)
         self.meet("cluster", "topic-1", partitions)
         self._stack = ExitStack()

@@ -30,7 +30,7 @@ class Watched:
 
     def start(self, *words: str) -> None:
         (self._world.config.run_dir / "ports.json").unlink(missing_ok=True)
-        self.process = self._world.start("-X", "http.port.aggregator=0", *words, "aggregator")
+        self.process = self._world.start(*words, "aggregator")
         self.port = port_of(self._world.config.run_dir, "aggregator")
 
     def stop(self) -> None:
