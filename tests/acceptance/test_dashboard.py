@@ -1,0 +1,218 @@
+"""The shipped dashboard and alerts, in a real Prometheus that scrapes a running zonerd over real Kafka and Valkey."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from services import alerts
+from services.kafka import KafkaBroker, Missing, free_ports
+from services.process import ZonerdProcess, wait_until
+from services.prometheus import PrometheusServer, program, run
+from services.valkey import ValkeyServer
+
+WORDS = """
+[store]
+data_dir = "."
+[kafka]
+bootstrap_servers = "{broker}"
+topic = "watched"
+[redis]
+url = "{redis}"
+[producer]
+source = "simulate"
+simulate = {{ rate_per_s = 200.0 }}
+[http]
+port = {{ {ports} }}
+"""
+PROCESSES = ("watchdog", "producer", "aggregator", "consumer")
+NO_EVENTS = '{"user_id": 1}\nno event\n[]\n'
+
+DASHBOARD_IN_S = {"$__rate_interval": "10s", "$job": "zonerd", "$topic": ".*", "$process": ".*"}
+ANSWER_WITHIN_S = 60.0
+
+TOO_SOON = {"ZonerdDiskFilling"}
+"""Three days cannot be told from seconds; its `for` waits for an hour of them."""
+
+
+class Watched:
+    """A `zonerd up` and the Prometheus that watches it."""
+
+    def __init__(self, folder: Path, kafka: KafkaBroker, valkey: ValkeyServer) -> None:
+        self.valkey = valkey
+        self.config_file = folder / "zonerd.toml"
+        self.ports = dict(zip(PROCESSES, free_ports(len(PROCESSES)), strict=True))
+        ports = ", ".join(f"{process} = {port}" for process, port in self.ports.items())
+        text = WORDS.format(broker=kafka.bootstrap_servers, redis=valkey.url, ports=ports)
+        self.config_file.write_text(text, encoding="utf-8")
+        self.up = ZonerdProcess(self.config_file, folder, "up")
+        self.prometheus: PrometheusServer
+
+    def close(self) -> None:
+        self.up.signal(signal.SIGTERM)
+        try:
+            self.up.wait(45)
+        finally:
+            self.up.kill()
+
+    def zonerd(self, *words: str, text: str = "", code: int = 0) -> str:
+        command = [sys.executable, "-m", "zonerd", "-c", str(self.config_file), *words]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr + done.stdout
+        return done.stdout
+
+    def pid(self, process: str) -> int:
+        return int(self.zonerd("ctl", "pid", process))
+
+    def processes(self, alert: str) -> set[str]:
+        """Give whom an alert's expression is about now."""
+        found = self.prometheus.query(alerts.rules("alert")[alert]["expr"])
+        return {sample.labels.get("process", "") for sample in found}
+
+    def wait_for(self, alert: str, *processes: str) -> None:
+        """Wait until an alert's expression is about exactly these processes."""
+        wait_until(
+            lambda: self.processes(alert) == set(processes),
+            ANSWER_WITHIN_S,
+            lambda: f"{alert} {processes}, not {self.processes(alert)}\n{self.up.story()}",
+        )
+
+    def as_targets(self) -> str:
+        """Give the shipped configuration of Prometheus with our ports, each second."""
+        config: dict[str, Any] = yaml.safe_load((alerts.PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(alerts.RULES)]
+        del config["alerting"]
+        for one in config["scrape_configs"][0]["static_configs"]:
+            one["targets"] = [f"127.0.0.1:{self.ports[one['labels']['process']]}"]
+        return yaml.safe_dump(config)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, kafka: KafkaBroker) -> Iterator[Watched]:
+    """One pipeline for all: each test leaves it as it was."""
+    try:
+        program("prometheus")
+    except Missing as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+    kafka.create_topic("watched", 4)
+    with (
+        closing(ValkeyServer()) as valkey,
+        closing(Watched(tmp_path_factory.mktemp("w"), kafka, valkey)) as one,
+        closing(PrometheusServer(one.as_targets())) as one.prometheus,
+    ):
+        one.zonerd("send", "-", text=NO_EVENTS, code=1)
+        yield one
+    kafka.delete_topic("watched")
+
+
+def as_grafana_asks(expression: str) -> str:
+    for name, value in DASHBOARD_IN_S.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    return expression
+
+
+def unanswered(prometheus: PrometheusServer, expressions: set[str]) -> set[str]:
+    return {expression for expression in expressions if not prometheus.query(expression)}
+
+
+def test_every_query_of_the_dashboard_has_an_answer(watched: Watched):
+    queries = {as_grafana_asks(target["expr"]) for panel in alerts.panels() for target in panel["targets"]}
+    wait_until(
+        lambda: not unanswered(watched.prometheus, queries),
+        ANSWER_WITHIN_S,
+        lambda: "\n".join(unanswered(watched.prometheus, queries)),
+    )
+
+
+def test_every_choice_and_annotation_of_the_dashboard_can_be_asked(watched: Watched):
+    for variable in alerts.dashboard()["templating"]["list"]:
+        if variable["type"] == "query":
+            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
+            found = watched.prometheus.get(f"label/{label}/values", **{"match[]": as_grafana_asks(series)})
+            assert found, variable["name"]
+    for annotation in alerts.dashboard()["annotations"]["list"]:
+        if "expr" in annotation:
+            watched.prometheus.query(as_grafana_asks(annotation["expr"]))
+
+
+def test_every_series_of_the_rules_is_there_with_the_labels_that_they_ask_for(watched: Watched):
+    rules = [*alerts.rules("record").values(), *alerts.rules("alert").values()]
+    selectors = {selector for rule in rules for selector in alerts.selectors_in(rule["expr"])}
+    wait_until(
+        lambda: not unanswered(watched.prometheus, selectors | set(alerts.rules("record"))),
+        ANSWER_WITHIN_S,
+        lambda: "\n".join(unanswered(watched.prometheus, selectors | set(alerts.rules("record")))),
+    )
+
+
+def test_no_alert_is_about_a_healthy_pipeline(watched: Watched):
+    for alert in set(alerts.rules("alert")) - TOO_SOON:
+        watched.wait_for(alert)
+    for group in watched.prometheus.get("rules")["groups"]:
+        assert {rule["name"]: rule.get("lastError", "") for rule in group["rules"] if rule["health"] != "ok"} == {}
+    assert [one for one in watched.prometheus.get("alerts")["alerts"] if one["state"] == "firing"] == []
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_promtool_finds_no_fault_in_what_a_process_exposes(watched: Watched, process: str):
+    with urlopen(f"http://127.0.0.1:{watched.ports[process]}/metrics", timeout=10) as answer:
+        code, said = run("promtool", "check", "metrics", text=answer.read().decode())
+    assert (code, said) == (0, "")
+
+
+def test_a_process_that_somebody_stopped_is_told_as_stopped_and_pages_nobody_yet(watched: Watched):
+    watched.wait_for("ZonerdProcessStopped")
+    watched.zonerd("ctl", "stop", "aggregator")
+    try:
+        watched.wait_for("ZonerdProcessStopped", "aggregator")
+        wait_until(lambda: watched.prometheus.query('up{process="aggregator"} == 0'), ANSWER_WITHIN_S)
+        watched.wait_for("ZonerdTargetDown")
+        watched.wait_for("ZonerdProcessDown")
+    finally:
+        watched.zonerd("ctl", "start", "aggregator")
+    watched.wait_for("ZonerdProcessStopped")
+
+
+def test_a_process_that_ended_by_itself_pages(watched: Watched):
+    watched.wait_for("ZonerdProcessDown")
+    os.kill(watched.pid("producer"), signal.SIGTERM)
+    try:
+        watched.wait_for("ZonerdProcessDown", "producer")
+        watched.wait_for("ZonerdTargetDown", "producer")
+        watched.wait_for("ZonerdProcessStopped")
+    finally:
+        watched.zonerd("ctl", "start", "producer")
+    watched.wait_for("ZonerdProcessDown")
+
+
+def test_a_hung_process_pages_though_supervisord_sees_it_run(watched: Watched):
+    pid = watched.pid("watchdog")  # of the others the watchdog takes care
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        watched.wait_for("ZonerdTargetDown", "watchdog")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    watched.wait_for("ZonerdTargetDown")
+
+
+def test_a_redis_that_hangs_is_named_by_the_check_that_fails(watched: Watched):
+    watched.wait_for("ZonerdNotReady")
+    watched.valkey.pause()
+    try:
+        watched.wait_for("ZonerdNotReady", "aggregator")
+    finally:
+        watched.valkey.resume()
+    watched.wait_for("ZonerdNotReady")
