@@ -4,7 +4,7 @@ SHELL := /bin/sh
 SETUP := tests/services/setup
 BIN := .venv/bin
 
-.PHONY: help run install-venv test unit lint format bench docs clean
+.PHONY: help run install-venv test unit lint format bench docs pictures clean
 
 help:  ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ bench:  ## measure the consumer's whole work on a real Kafka
 docs:  ## write docs/reference anew, from the code
 	@$(SETUP)/install demo,dev
 	@$(BIN)/python docs/generate.py
+
+pictures:  ## take the pictures of docs/operations.md anew, from a running zonerd
+	@$(SETUP)/install demo,dev
+	@$(SETUP)/kafka
+	@PYTHONPATH=tests $(BIN)/python docs/pictures.py
 
 clean:  ## remove what make made here, but the demo's data in var/
 	rm -rf .venv .cache build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
