@@ -16,6 +16,7 @@ from zonerd.config import Config, Store
 from zonerd.config import Watchdog as Limits
 from zonerd.endpoint import Endpoint, Listening
 from zonerd.health import Health
+from zonerd.supervise import RESTARTING
 from zonerd.supervise.listener import Event, Listener, SupervisordGone
 from zonerd.supervise.remote import Remote
 from zonerd.watchdog import Watchdog, polls
@@ -381,6 +382,30 @@ def test_ready_is_told_once_and_a_status_when_it_changes_in_plain_letters(manage
         systemd.alive()
     told = [manager.recv(1000).decode() for _ in range(4)]
     assert told == ["STATUS=2 of 4", "READY=1", "STATUS=consumer: g?ht?nicht", "WATCHDOG=1"]
+
+
+def test_ready_is_told_once_all_processes_run_or_were_given_up_and_not_before(
+    manager: socket.socket, config: Config, log: CapturingLogger
+):
+    nobody = Remote(config.run_dir / "supervisor.sock")
+    with Systemd(log, listens=True) as systemd:
+        one = Watchdog(config, log, Health(log, (watchdog.CHECK,)), nobody, systemd)
+        for name in ("watchdog", "consumer", "producer"):
+            one.hear(_state(name, "RUNNING", "STARTING", pid=PID))
+        one.hear(_state("aggregator", "BACKOFF", "STARTING"))
+        one.act()
+        assert manager.recv(1000).startswith(b"STATUS=3 of 4 processes run, ")
+        one.hear(_state("aggregator", "FATAL", "BACKOFF"))
+        one.act()
+        assert manager.recv(1000) == b"READY=1"
+        one.hear(Event("TICK_5", {"when": "5"}, ""))
+        one.hear(Event("REMOTE_COMMUNICATION", {"type": RESTARTING}, ""))
+        one.hear(Event("SUPERVISOR_STATE_CHANGE_STOPPING", {}, ""))
+        told = [manager.recv(1000).split(b"=")[0] for _ in range(2)]
+    assert told == [b"STATUS", b"WATCHDOG"]
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(1000)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sdnotify leaves its socket open

@@ -37,7 +37,7 @@ def run(  # noqa: PLR0913 - whom it watches, and all whom it hears and tells
     watchdog = Watchdog(config, log, health, remote, systemd)
     log.info("started", processes=list(config.processes))
     asked = Polls(config, tuple(name for name in config.processes if name != ROLE))
-    with systemd, asked, Endpoint(Listening.of(config, ROLE), health, watchdog.report):
+    with systemd, remote, asked, Endpoint(Listening.of(config, ROLE), health, watchdog.report):
         while not shutdown.requested:
             try:
                 event = listener.next(LOOK_EVERY_S)
@@ -178,7 +178,6 @@ class Watchdog:
     def _abort(self, one: Watched, now: float) -> None:
         """Let it write where it hangs, and end; supervisord starts it again by its rule for unexpected ends."""
         reason, age_s = one.answer.reason if one.answer.silent else None, one.last_pass_age_s(now)
-        one.forgive(now)
         self._remote.signal(_as_process(one), "ABRT")
         one.kill_at = now + KILL_AFTER_S
         metrics.WATCHDOG_RESTARTS.labels(one.name, "stalled").inc()
