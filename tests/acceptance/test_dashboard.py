@@ -113,6 +113,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, kafka: KafkaBroker) -> Ite
         closing(PrometheusServer(one.as_targets())) as one.prometheus,
     ):
         one.zonerd("send", "-", text=NO_EVENTS, code=1)
+        wait_until(lambda: len(one.prometheus.query("up == 1")) == len(PROCESSES), ANSWER_WITHIN_S, one.up.story)
         yield one
     kafka.delete_topic("watched")
 
