@@ -15,6 +15,9 @@ from zonerd.log.outlets import PATIENCE_S, Rest
 
 SOCKET: Final = Path("/run/systemd/journal/socket")
 
+MAX_PARTITIONS: Final = 256
+"""journald takes no entry of more than 1024 fields."""
+
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _NOT_SHOWN: Final = frozenset({"ts", "level", "event", "process", "pid", "reason", "exception"})
 
@@ -74,13 +77,18 @@ def opened(mode: Literal["auto", "on", "off"], unit: Mapping[str, str], stdout: 
 
 
 def entry(line: Mapping[str, object]) -> list[tuple[str, object]]:
-    """Give a line as journald's fields: ours in capitals behind ZONERD_, and those that its own tools know."""
+    """Give a line as journald's fields: ours in capitals behind ZONERD_, and those that its own tools know.
+
+    A line about several partitions is found by each of them: ZONERD_PARTITION, as often as needed.
+    """
+    partitions = line.get("partitions")
     fields = {name: value for name, value in line.items() if name not in ("ts", "level") and value is not None}
     return [
         ("PRIORITY", _PRIORITIES[str(line["level"])]),
         ("SYSLOG_IDENTIFIER", f"zonerd-{line['process']}"),
         ("MESSAGE", sentence(line)),
         *((f"ZONERD_{name.upper()}", _as_text(value)) for name, value in fields.items()),
+        *(("ZONERD_PARTITION", one) for one in (partitions if isinstance(partitions, list) else ())[:MAX_PARTITIONS]),
     ]
 
 
