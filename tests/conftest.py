@@ -5,21 +5,18 @@ import os
 import random
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from services.fixtures import ConfigFile, MakeTopic, StartZonerd
 from services.kafka import KafkaBroker, Missing
 from services.process import ZonerdProcess
 from services.valkey import ValkeyServer
 
 TESTS = Path(__file__).parent
 KINDS = ("unit", "integration", "acceptance")
-
-ConfigFile = Callable[..., Path]
-StartZonerd = Callable[..., ZonerdProcess]
-MakeTopic = Callable[..., str]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -217,3 +218,19 @@ def test_a_redis_that_hangs_is_named_by_the_check_that_fails(watched: Watched):
     finally:
         watched.valkey.resume()
     watched.wait_for("ZonerdNotReady")
+
+
+def reading_commands() -> set[str]:
+    """Give each command of zonerd's that the runbooks let somebody type to look, and that ends by itself."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(alerts.RUNBOOKS.glob("*.md")))
+    typed = re.findall(r"^ {4,}zonerd ([^#\n]*[^#\s])", text, re.MULTILINE)
+    return {words for words in typed if not re.search(r"--watch|-f |ctl (start|stop|restart)", words)}
+
+
+def test_every_command_that_the_runbooks_let_somebody_type_to_look_is_understood(watched: Watched):
+    commands = reading_commands()
+    assert len(commands) > 10
+    for words in commands:
+        command = [sys.executable, "-m", "zonerd", "-c", str(watched.config_file), *shlex.split(words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode in (0, 1, 3), (words, done.returncode, done.stderr)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from services.fixtures import ConfigFile, StartZonerd
 from services.kafka import KafkaBroker
 from services.process import ZonerdProcess, wait_until
 from services.valkey import ValkeyServer
-from tests.conftest import ConfigFile, StartZonerd
 from zonerd import errors
 
 PROCESSES = ["watchdog", "aggregator", "consumer", "producer"]

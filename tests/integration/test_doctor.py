@@ -14,8 +14,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from conftest import ConfigFile, StartZonerd
 
+from services.fixtures import ConfigFile, StartZonerd
 from services.kafka import KafkaBroker, free_ports
 from services.process import wait_until
 from services.valkey import ValkeyServer

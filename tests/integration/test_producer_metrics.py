@@ -13,7 +13,7 @@ from zonerd.kafka.writer import REASONS as ERRORS
 from zonerd.metrics import LOOP_STATES
 
 if TYPE_CHECKING:
-    from conftest import ConfigFile, MakeTopic, StartZonerd
+    from services.fixtures import ConfigFile, MakeTopic, StartZonerd
 
 EVENTS = [encode(number, "sleep", number, {}) for number in range(1000)]
 BAD = {

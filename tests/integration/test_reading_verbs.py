@@ -21,8 +21,8 @@ import apsw
 import pytest
 import structlog
 from confluent_kafka import Consumer, Producer, TopicPartition
-from conftest import ConfigFile, MakeTopic, StartZonerd
 
+from services.fixtures import ConfigFile, MakeTopic, StartZonerd
 from services.kafka import KafkaBroker
 from services.process import wait_until
 from zonerd import aggregator, config, consumer

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ConfigFile, StartZonerd
 
+from services.fixtures import ConfigFile, StartZonerd
 from services.kafka import KafkaBroker
 from services.process import ZonerdProcess, wait_until
 from services.valkey import ValkeyServer

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ConfigFile, StartZonerd
 
+from services.fixtures import ConfigFile, StartZonerd
 from services.process import wait_until
 from services.scrape import port_of, scrape
 

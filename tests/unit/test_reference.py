@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
 from docs import generate
-from zonerd import cli, config, errors, metrics
+from zonerd import aggregator, cli, config, consumer, endpoint, errors, metrics, producer, watchdog
 from zonerd.log import EVENTS
 
+DOCS = generate.REFERENCE.parent
 PAGES = generate.pages()
 
 
@@ -67,6 +69,24 @@ def test_every_verb_and_option_is_there_with_its_help() -> None:
         options = [one for one in verb.params if isinstance(one, click.Option)]
         shown = " ".join(first_cells("commands.md", words))
         assert [one.name for one in options if not one.help or not set(one.opts) <= set(re.split("[ ,]+", shown))] == []
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_page_names_only_what_there_is(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^):]+)\)", text)}
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    assert set(re.findall(r"ZONERD_EVENT=(\w+)", text)) <= EVENTS.keys()
+    metrics_named = set(re.findall(r"\bzonerd_[a-z_]+[a-z]\b(?!\{?,)", text))
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in metrics_named} <= first_cells("metrics.md")
+    calls = set(re.findall(r"(?:`|\$ |^    )(zonerd [a-z][a-z-]*)", text, re.MULTILINE))
+    assert calls <= {"zonerd " + words.split()[1] for words, _ in verbs(cli.zonerd, "zonerd") if " " in words}
+
+
+def test_the_operations_page_names_every_check_of_readiness() -> None:
+    checks = {*producer.CHECKS, *consumer.CHECKS, *aggregator.CHECKS, endpoint.CHECK, watchdog.CHECK}
+    text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("\n| check |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == checks
 
 
 def test_every_exit_code_is_there() -> None:
