@@ -213,8 +213,8 @@ def test_what_stands_behind_an_open_transaction_is_no_lag(trial: Trial, aborted:
         assert by_partition(scraped, "zonerd_consumer_lag_records") == {0: 0}
         assert by_partition(scraped, "zonerd_consumer_next_offset") == {0: 500}
     trial.wait_until_stored()
-    scraped = wait_for_lag(trial, running, lambda: outsider_lag(trial))
-    assert by_partition(scraped, "zonerd_consumer_next_offset") == {0: 551}
+    wait_until(lambda: by_partition(trial.scrape(running), "zonerd_consumer_next_offset") == {0: 551}, 10)
+    wait_for_lag(trial, running, lambda: outsider_lag(trial))
 
 
 def test_the_low_watermark_follows_the_broker_while_nothing_is_stored(trial: Trial) -> None:
