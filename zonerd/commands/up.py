@@ -8,7 +8,6 @@ import click
 from zonerd import __version__, supervise
 from zonerd.cli import Session
 from zonerd.config import Config
-from zonerd.demo.place import CACHE
 from zonerd.errors import ConfigurationRefused
 from zonerd.ports import NAME
 from zonerd.store.lock import Lock
@@ -33,7 +32,7 @@ def command(session: Session) -> int:
     config = session.config
     session.refuse_unreadable_secrets()
     session.warn()
-    hangup_stops = _has_terminal() or CACHE in session.environment
+    hangup_stops = _has_terminal() or supervise.DEMO_CACHE in session.environment
     shutdown = session.shutdown().install(hangup=hangup_stops)
     with Lock(config.data_dir, "supervisor", LOCK_WAIT_S):
         place = supervise.prepare(config, session.config_file)

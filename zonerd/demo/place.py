@@ -14,9 +14,6 @@ from urllib.parse import quote
 from zonerd import config, supervise
 from zonerd.errors import Refused
 
-CACHE: Final = "ZONERD_DEMO_CACHE"
-"""The variable that tells the demo's supervisord how its cache starts."""
-
 
 class Place(NamedTuple):
     """Where a demo keeps its files."""
@@ -97,7 +94,7 @@ def child_environment(environment: Mapping[str, str], cache_server: Path, place:
     }
     cache = [sys.executable, "-m", "zonerd.leash", str(cache_server), "--port", "0", "--save", "", "--appendonly", "no"]
     cache += ["--unixsocket", str(place.cache_socket), "--unixsocketperm", "700", "--dir", str(place.run_dir)]
-    return {**kept, "ZONERD_SUPERVISED": str(os.getpid()), CACHE: shlex.join(cache)}
+    return {**kept, "ZONERD_SUPERVISED": str(os.getpid()), supervise.DEMO_CACHE: shlex.join(cache)}
 
 
 def _are_free(wanted: Wanted) -> bool:

@@ -20,6 +20,10 @@ RESTARTING: Final = "zonerd-restarting"
 """The type of the remote communication that tells event listeners: the stop that follows is none."""
 
 
+DEMO_CACHE: Final = "ZONERD_DEMO_CACHE"
+"""The variable that tells a demo's supervisord how the demo's cache starts."""
+
+
 class Place(NamedTuple):
     """Where one supervisord has its files: what it reads, and where its programs' output goes."""
 
