@@ -42,11 +42,12 @@ def outsider_lag(trial: Trial) -> dict[int, int]:
 
 
 def wait_for_lag(trial: Trial, running: Running, wanted: Callable[[], dict[int, int]]) -> Scraped:
-    """Scrape until the exposed lag is what is wanted, and give that scrape."""
+    """Scrape until position and lag are what is stored and what is wanted, and give that scrape."""
 
     def agreed() -> Scraped | None:
         scraped = trial.scrape(running)
-        return scraped if by_partition(scraped, "zonerd_consumer_lag_records") == wanted() else None
+        current = by_partition(scraped, "zonerd_consumer_next_offset") == trial.next_offsets()
+        return scraped if current and by_partition(scraped, "zonerd_consumer_lag_records") == wanted() else None
 
     return wait_until(agreed, 10, lambda: f"{trial.scrape(running).series('zonerd_consumer_lag_records')}, {wanted()}")
 
