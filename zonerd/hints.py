@@ -8,11 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def visible(text: str) -> str:
-    """Give a text whose characters a terminal cannot take for orders, and whose lines are one."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 def typed(argv0: str, cwd: Path) -> str:
     """Give how the program that runs as `argv0` can be typed from `cwd`: by its name, or by its shortest path."""
     if Path(argv0).name == "__main__.py":

@@ -55,13 +55,12 @@ class Consumer:
         self._refuse_full_disk()
         if self._incarnation is None:
             self._recognise()
-        self._meter.lap()
         taken = self._reader.take(self._config.consumer.batch_events, self._config.consumer.batch_wait_s)
+        self._meter.took(taken.records)
         self._meter.lap("wait")
         if self._reader.notes.connections_lost != self._connections_lost:
             self.forget()  # who answers now may be another broker: look at the anchors before anything is stored
             return
-        self._meter.took(taken.records)
         slices = sort_out(taken.records, taken.ends, self._standings(), self._config.consumer.max_event_bytes)
         self._meter.lap("decode")
         self._store(slices, taken)

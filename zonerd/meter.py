@@ -17,13 +17,11 @@ from zonerd.events import GAP_REASONS, REASONS, EventRow, Record, Slice
 from zonerd.kafka.reader import Taken
 from zonerd.kafka.watch import Extent, Watch
 from zonerd.log import Log
+from zonerd.metrics import LOOP_STATES, LoopState
 from zonerd.store.database import EVENTS, TROUBLES
 
 Pause = Literal["disk_full", "store", "topic", "kafka"]
 PAUSES: Final[tuple[Pause, ...]] = get_args(Pause)
-
-Stage = Literal["wait", "decode", "store", "commit"]
-STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 COMMIT_ERRORS: Final = (
     "coordinator_load_in_progress",
@@ -66,26 +64,20 @@ class Meter:
         self._clock = clock
         self._partitions: dict[int, _Partition] = {}
         self._looked_at_files = -FILES_EVERY_S
-        self._lapped_at = time.perf_counter()
         self._records = 0
-        self._seconds = {stage: metrics.LOOP_SECONDS.labels(stage) for stage in STAGES}
-        self._batch_seconds = {stage: metrics.CONSUMER_BATCH_SECONDS.labels(stage) for stage in STAGES}
+        self._batch_seconds = {stage: metrics.CONSUMER_BATCH_SECONDS.labels(stage) for stage in LOOP_STATES}
         self._begin()
 
     # What the loop does
 
-    def lap(self, stage: Stage | None = None) -> None:
-        """Note what the loop did since the last lap; None: nothing that is told apart."""
-        before, self._lapped_at = self._lapped_at, time.perf_counter()
-        if stage is None:
-            self._records = 0
-            return
-        self._seconds[stage].inc(self._lapped_at - before)
+    def lap(self, stage: LoopState) -> None:
+        """Note what the loop did since the last lap."""
+        took_s = metrics.LOOP.end(stage)
         if self._records:
-            self._batch_seconds[stage].observe(self._lapped_at - before)
+            self._batch_seconds[stage].observe(took_s)
 
     def took(self, records: Sequence[Record]) -> None:
-        """Note that a batch came."""
+        """Note the batch that the laps from now on are about, perhaps an empty one."""
         self._records = len(records)
         if records:
             metrics.CONSUMER_BATCH_EVENTS.observe(len(records))
@@ -154,6 +146,7 @@ class Meter:
         """Make every series whose labels are known."""
         metrics.prepare(metrics.CONSUMER_DEAD_LETTERS, [self._topic], REASONS)
         metrics.prepare(metrics.CONSUMER_COMMIT_ERRORS, COMMIT_ERRORS)
+        metrics.prepare(metrics.LOOP_SECONDS, LOOP_STATES)
         metrics.prepare(metrics.STORE_ERRORS, [EVENTS.name], TROUBLES)
         self.paused(None)
         self.oldest(None)

@@ -17,8 +17,8 @@ from zonerd.cli import Session
 from zonerd.commands import lines
 from zonerd.commands.progress import bar
 from zonerd.errors import ANSWER_IS_NO, DONE
+from zonerd.escaping import visible
 from zonerd.events import REASONS
-from zonerd.hints import visible
 from zonerd.store.history import DeadLetterRow, Partition
 from zonerd.store.records import BEGINNING_BYTES, Brief, Records
 

@@ -9,7 +9,7 @@ from zonerd import doctor
 from zonerd.cli import Session
 from zonerd.doctor.finding import Finding
 from zonerd.errors import ANSWER_IS_NO, DONE, REFUSED, ConfigurationRefused
-from zonerd.hints import visible
+from zonerd.escaping import visible
 
 WORDS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -7,7 +7,7 @@ import click
 from zonerd import inquiry
 from zonerd.cli import Session
 from zonerd.errors import ANSWER_IS_NO, DONE, ServiceUnavailable
-from zonerd.hints import visible
+from zonerd.escaping import visible
 from zonerd.inquiry import Address, Liveness, Readiness
 
 SUMS_UP = "watchdog"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from zonerd.hints import visible
+from zonerd.escaping import visible
 
 Cells = Sequence[str]
 

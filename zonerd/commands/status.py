@@ -12,8 +12,8 @@ import click
 from zonerd import status
 from zonerd.cli import Session
 from zonerd.errors import REFUSED
+from zonerd.escaping import visible
 from zonerd.health import NOT_TRIED
-from zonerd.hints import visible
 from zonerd.status import Standing, Status
 
 if TYPE_CHECKING:

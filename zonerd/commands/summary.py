@@ -13,7 +13,7 @@ from zonerd import rollups
 from zonerd.cache import Cache
 from zonerd.cli import Session
 from zonerd.errors import ANSWER_IS_NO, DONE, ServiceUnavailable
-from zonerd.hints import visible
+from zonerd.escaping import visible
 from zonerd.rollups import AsOf, Keys, Ranking
 from zonerd.store.answers import Answers
 from zonerd.store.database import ROLLUPS

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from zonerd import config
+from zonerd.escaping import visible
 
 MAX_CHARACTERS: Final = 1024
 """A longer text in a log line is cut here; what it cuts stands in the history, not in the log."""
@@ -22,20 +23,13 @@ def fit(value: object) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [fit(one) for one in value]
     text = _without_secrets(str(value))
-    shown = escaped(text[: MAX_CHARACTERS + 1])
+    shown = visible(text[: MAX_CHARACTERS + 1])
     return shown if len(shown) <= MAX_CHARACTERS else shown[:MAX_CHARACTERS] + "…"
 
 
 def fit_lines(text: str) -> str:
     """Give a text of many lines, such as a traceback, whole: escaped but for its line breaks."""
-    return "\n".join(map(escaped, _without_secrets(text).split("\n")))
-
-
-def escaped(text: str) -> str:
-    """Show every character that is not printable, such as a terminal would obey, by its number."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "\n".join(map(visible, _without_secrets(text).split("\n")))
 
 
 def _without_secrets(text: str) -> str:

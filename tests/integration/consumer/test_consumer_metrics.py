@@ -16,7 +16,8 @@ from services.kafka import KafkaBroker
 from services.process import wait_until
 from services.scrape import Scraped, health, scrape
 from zonerd.events import GAP_REASONS, REASONS
-from zonerd.meter import COMMIT_ERRORS, PAUSES, STAGES
+from zonerd.meter import COMMIT_ERRORS, PAUSES
+from zonerd.metrics import LOOP_STATES
 from zonerd.store.database import TROUBLES
 
 FRESH_S = 3.0
@@ -65,7 +66,7 @@ def test_every_closed_label_is_there_at_0_before_anything_happens(trial: Trial) 
     assert scraped.label("zonerd_consumer_paused", "reason") == {*PAUSES}
     assert scraped.label("zonerd_consumer_commit_errors_total", "reason") == {*COMMIT_ERRORS}
     assert scraped.label("zonerd_store_errors_total", "kind") == {*TROUBLES}
-    assert scraped.label("zonerd_loop_seconds_total", "state") == {*STAGES}
+    assert scraped.label("zonerd_loop_seconds_total", "state") == {*LOOP_STATES}
     for counter in ("dead_letters", "gap_offsets", "commit_errors", "fenced", "records", "bytes", "events_stored"):
         assert scraped.total(f"zonerd_consumer_{counter}_total") == 0
     assert by_partition(scraped, "zonerd_consumer_records_total") == {0: 0, 1: 0}
