@@ -118,7 +118,10 @@ class Meter:
         metrics.CONSUMER_COMMIT_ERRORS.labels(reason if reason in COMMIT_ERRORS else "other").inc()
 
     def paused(self, reason: Pause | None) -> None:
-        """Note why nothing is stored now; None: nothing is in the way."""
+        """Note why nothing is stored now; None: nothing is in the way. Time so far is no batch's then."""
+        if reason is not None:
+            self._records = 0
+            self.lap("wait")
         for one in PAUSES:
             metrics.CONSUMER_PAUSED.labels(one).set(one == reason)
 
@@ -271,9 +274,11 @@ def _sizes(slices: Sequence[Slice], taken: Taken) -> dict[int, int]:
     """Give the bytes of the values by partition: under load a batch is of one, and nothing is added up again."""
     if len(slices) == 1 and len(slices[0].events) + len(slices[0].dead_letters) == len(taken.records):
         return {slices[0].partition: taken.value_bytes}
-    sizes: dict[int, int] = {}
+    sizes = {piece.partition: 0 for piece in slices}
+    expected = {piece.partition: piece.expected_offset for piece in slices}
     for record in taken.records:
-        sizes[record.partition] = sizes.get(record.partition, 0) + len(record.value or b"")
+        if record.offset >= expected.get(record.partition, math.inf):  # what lies below was stored before
+            sizes[record.partition] += len(record.value or b"")
     return sizes
 
 

@@ -204,6 +204,34 @@ def test_bytes_are_counted_by_partition_though_a_batch_holds_several(meter: Mete
     assert scraped.value("zonerd_consumer_events_stored_total", topic=own_topic, partition="0") == 3
 
 
+def test_bytes_that_were_stored_before_or_by_another_process_are_not_counted(meter: Meter, own_topic: str) -> None:
+    meter.assigned({0: 0, 1: 0, 2: 0}, lambda _: None)
+    _, again = slice_of(0, 0, b"123", b"4567", logged_ms=0)
+    fresh, ours = slice_of(0, 2, b"89", logged_ms=0)
+    other, others = slice_of(1, 0, b"12345", logged_ms=0)
+    _, fenced = slice_of(2, 0, b"1", logged_ms=0)
+    meter.stored([fresh, other], Taken([*again, *ours, *others, *fenced], {}, set(), {}, 15))
+    sizes = [exposed().value("zonerd_consumer_bytes_total", topic=own_topic, partition=str(p)) for p in range(3)]
+    assert sizes == [2, 5, 0]
+
+
+def test_the_time_of_a_pass_that_failed_and_of_its_pause_is_no_batchs(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, records = slice_of(0, 0, b"1", logged_ms=0)
+    meter.took(records)
+    meter.lap("wait")
+    before = exposed()
+    monkeypatch.setattr(metrics.LOOP, "_since", metrics.LOOP._since - 3600)
+    meter.paused("store")
+    meter.took(records)
+    meter.lap("wait")
+    after = exposed()
+    waited = [scraped.value("zonerd_consumer_batch_seconds_sum", stage="wait") for scraped in (before, after)]
+    looped = [scraped.value("zonerd_loop_seconds_total", state="wait") for scraped in (before, after)]
+    assert waited[1] - waited[0] < 3600 <= looped[1] - looped[0]
+
+
 def test_an_error_of_the_brokers_that_has_no_label_is_another_one(meter: Meter) -> None:
     before = exposed()
     for error in ("UNKNOWN_MEMBER_ID", "_TRANSPORT", "TOPIC_WITH_AN_ODD_NAME", ""):
