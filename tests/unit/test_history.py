@@ -184,6 +184,24 @@ def test_it_knows_kafkas_times_of_its_last_record_and_of_its_oldest_event(histor
     assert history.last_logged_ms(row(history, 1).id) == 4500, "the last by offset, whatever the clocks say"
 
 
+def test_the_oldest_event_is_told_without_reading_on_where_kafka_has_no_times(history: History) -> None:
+    def store(first: int, count: int, logged_ms: int) -> None:
+        timeless = [Record(0, first + n, logged_ms, b"k", encode(n, "a", 1.0, {})) for n in range(count)]
+        history.append(sort_out(timeless, {}, {0: Standing(first, 0)}, 1000), ids(history))
+
+    store(0, 999, -1)
+    assert history.oldest_logged_ms() is None
+    store(999, 1, 3000)
+    assert history.oldest_logged_ms() == 3000
+    store(1000, 19_000, 4000)
+    steps: list[None] = []
+    history._connection.set_progress_handler(lambda: bool(steps.append(None)), 1000)
+    history._connection.execute("update events set logged_ms = -1")
+    steps.clear()
+    assert history.oldest_logged_ms() is None
+    assert len(steps) < 30, "it read far beyond the beginning"
+
+
 @pytest.mark.parametrize(
     ("error", "trouble"),
     [

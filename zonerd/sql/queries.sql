@@ -76,8 +76,10 @@ select logged_ms from (
 ) order by offset desc limit 1;
 
 -- name: oldest_logged
-select min((select logged_ms from events where partition_id = p.id and logged_ms >= 0 order by offset limit 1))
-from partitions p;
+select min((
+  select logged_ms from (select offset, logged_ms from events where partition_id = p.id order by offset limit 1000)
+  where logged_ms >= 0 order by offset limit 1
+)) from partitions p;
 
 -- name: taken_back
 select count(*) from changes where seq <= ? and kind = 'take_back';
