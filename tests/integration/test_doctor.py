@@ -150,6 +150,21 @@ def test_databases_are_seen_at_a_glance_sound_foreign_cut_short_or_without_a_tab
     assert next(one for one in places.examine(settings) if one.what == "rollups.db").level == "fail"
 
 
+def test_what_a_crash_left_in_the_wal_is_still_there_after_a_look(down: Path, data_dir: Path, tmp_path: Path):
+    alive = tmp_path / "alive"
+    alive.mkdir()
+    with History.open_writer(alive):
+        shutil.copytree(alive, data_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*-shm"))
+
+    def left() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in data_dir.glob("events.db*") if path.suffix != ".db-shm"}
+
+    before = left()
+    assert before["events.db-wal"]
+    assert about(list(places.examine(config.load(down, {}, []).config)), "events.db")[0][0] == "ok"
+    assert left() == before
+
+
 def test_directories_and_files_that_others_may_read_are_named_with_the_line_that_mends_it(down: Path, data_dir: Path):
     History.open_writer(data_dir).__exit__()
     data_dir.chmod(0o755)

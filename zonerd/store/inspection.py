@@ -28,7 +28,9 @@ def inspect(folder: Path, kind: Kind) -> Inspection:
     wal = path.with_name(f"{path.name}-wal")
     if not path.exists() and wal.exists():
         raise Refused(f"{path}: missing, but {wal.name} is there: put its file back, or move it away")
+    left = wal.exists() and wal.stat().st_size > 0
     with closing(open_reader(folder, kind)) as connection, translated(path):
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(left))  # who looks last writes no WAL back
         version = int(connection.pragma("user_version"))
         missing = _wanted(kind) - _objects(connection)
         wal_bytes = wal.stat().st_size if wal.exists() else 0
