@@ -117,6 +117,7 @@ def config_file(tmp_path: Path, data_dir: Path) -> ConfigFile:
     def write(overrides: Mapping[str, object] | None = None, name: str = "zonerd.toml") -> Path:
         values: dict[str, object] = {
             "store.data_dir": str(data_dir),
+            "store.run_dir": str(data_dir / "run"),  # by default it has another place where the path is long
             "log.format": "json",
             "log.journal": "off",
         }

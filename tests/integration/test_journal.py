@@ -17,6 +17,7 @@ from services.journald import UNIT, Journald, Missing
 from services.kafka import KafkaBroker
 from services.process import wait_until
 from services.scrape import port_of, scrape
+from zonerd import supervise
 
 NOWHERE = {"kafka.bootstrap_servers": "127.0.0.1:1", "log.journal": "auto"}
 SPEAKER = """
@@ -219,3 +220,29 @@ def test_a_journald_that_hangs_holds_up_the_process_for_a_moment_only(journald: 
     assert len(speaker.events("journal_unavailable")) == 1
     journald.resume()
     wait_until(lambda: speaker.say() and speaker.events("journal_available"))
+
+
+ABORTS = "import faulthandler, os; faulthandler.enable(); print('said before', flush=True); os.abort()"
+
+
+def test_what_a_child_of_supervisord_says_as_it_aborts_or_cannot_be_imported_is_in_the_journal(
+    journald: Journald, zonerd: StartZonerd, config_file: ConfigFile, data_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "aborts.py").write_text(ABORTS, encoding="utf-8")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "msgspec.py").write_text("raise ImportError('no such library here')\n", encoding="utf-8")
+    written = config_file(NOWHERE)
+    conf = supervise.render_supervisord(str(data_dir / "run"))
+    conf += f"[program:producer]\ncommand = {sys.executable} {tmp_path}/aborts.py\n"
+    conf += f'[program:consumer]\nenvironment = PYTHONPATH="{broken}"\n'
+    (written.parent / "supervisord.conf").write_text(conf, encoding="utf-8")
+    up = zonerd(written, "up", within=journald.command())
+
+    def found(words: str) -> bool:
+        return any(words in line for line in journald.shown("-t", "zonerd", "_TRANSPORT=syslog"))
+
+    wait_until(lambda: found("producer Fatal Python error: Aborted"), 30, up.story)
+    wait_until(lambda: found("consumer ImportError: no such library here"), 30, up.story)
+    assert not found("said before")
+    up.terminate(deadline_s=40)

@@ -20,6 +20,15 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal /run/log/journal /run/systemd/journald.conf.d
 printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=no\\nRateLimitIntervalSec=0\\n' \
     >/run/systemd/journald.conf.d/test.conf
+mkdir /run/dev /run/dev/shm
+for device in null zero full random urandom; do
+    touch /run/dev/$device
+    mount --bind /dev/$device /run/dev/$device
+done
+mount --rbind /dev/shm /run/dev/shm
+ln -s /run/systemd/journal/dev-log /run/dev/log
+ln -s /proc/self/fd /run/dev/fd
+mount --rbind /run/dev /dev
 touch /run/made
 exec sleep infinity
 """
@@ -32,7 +41,7 @@ class Missing(Exception):
 
 
 class Journald:
-    """A journald with a /run of its own; `command` is how to start a program that sees it."""
+    """A journald with a /run and a /dev/log of its own; `command` is how to start a program that sees it."""
 
     def __init__(self, folder: Path) -> None:
         if not BINARY.exists() or shutil.which("journalctl") is None:
