@@ -100,6 +100,7 @@ class Consumer:
         self._reader.assign({p: offset for p, offset in self._next.items() if not self.stalls.resting(p)})
         self._reader.note_stored(self._next)
         self._noted = None
+        self._cluster.forget()
         self._meter.assigned(self._next, lambda partition: self._history.last_logged_ms(self._rows[partition].id))
         if self._said != self._next:  # not at each attempt while the store cannot be written
             self._said = dict(self._next)

@@ -111,6 +111,10 @@ class Cluster:
             raise unavailable(error) from None
         return now._replace(topic_id=_topic_id(description), partitions=_numbers(description))
 
+    def forget(self) -> None:
+        """Drop a question that is still open: its answer would be about a time before what comes now."""
+        self._asked = None
+
     def listen(self) -> None:
         """Let the clients hand over what they have to tell to `notes`."""
         self._admin.poll(0)
