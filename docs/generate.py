@@ -12,8 +12,13 @@ import msgspec
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
-from zonerd import cli, config, errors, metrics
+from zonerd import cli, config, errors, events, meter, metrics, publisher, rollups, watchdog
+from zonerd.kafka import writer
 from zonerd.log.events import EVENTS, Event
+from zonerd.store.database import EVENTS as EVENTS_DB
+from zonerd.store.database import ROLLUPS as ROLLUPS_DB
+from zonerd.store.database import TROUBLES
+from zonerd.supervise import remote
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 
@@ -190,8 +195,31 @@ def _metrics() -> Iterator[str]:
 def _metric(family: Metric) -> Sequence[str]:
     name = f"{family.name}_total" if family.type == "counter" else family.name
     labels = _LABELS.get(family.name) or {label for one in family.samples for label in one.labels if label != "le"}
-    return f"`{name}`", family.type, _names(labels), family.documentation
+    closed = (f"{label}: {', '.join(values)}." for label, values in CLOSED.get(name, {}).items())
+    return f"`{name}`", family.type, _names(labels), " ".join((family.documentation, *closed))
 
+
+_STORE: Final = {"file": (EVENTS_DB.name, ROLLUPS_DB.name), "kind": TROUBLES}
+
+CLOSED: Final[dict[str, dict[str, Sequence[str]]]] = {
+    "zonerd_loop_seconds_total": {"state": metrics.LOOP_STATES},
+    "zonerd_log_lines_total": {"level": get_args(config.Level)},
+    "zonerd_end_to_end_seconds": {"stage": ("stored", "published")},
+    "zonerd_store_errors_total": _STORE,
+    "zonerd_producer_errors_total": {"reason": writer.REASONS},
+    "zonerd_producer_lines_invalid_total": {"reason": events.REASONS},
+    "zonerd_consumer_dead_letters_total": {"reason": events.REASONS},
+    "zonerd_consumer_gap_offsets_total": {"reason": events.GAP_REASONS},
+    "zonerd_consumer_paused": {"reason": meter.PAUSES},
+    "zonerd_consumer_batch_seconds": {"stage": metrics.LOOP_STATES},
+    "zonerd_consumer_commit_errors_total": {"reason": meter.COMMIT_ERRORS},
+    "zonerd_aggregator_publishes_total": {"result": publisher.RESULTS},
+    "zonerd_aggregator_full_pushes_total": {"reason": rollups.FULL_REASONS},
+    "zonerd_process_state": {"state": remote.STATES},
+    "zonerd_process_exits_total": {"expected": ("true", "false")},
+    "zonerd_watchdog_restarts_total": {"reason": watchdog.RESTARTS},
+}
+"""The values that a label has, all of them there from the start, where these are known."""
 
 _LABELS: Final[dict[str, Sequence[str]]] = {
     family.name: metric._labelnames  # noqa: SLF001 - it has no public name

@@ -13,6 +13,8 @@ from zonerd.log import EVENTS
 
 DOCS = generate.REFERENCE.parent
 PAGES = generate.pages()
+MET = {"topic", "partition", "name", "group", "check", "file", "version", "sqlite", "librdkafka", "python"}
+"""Labels whose values follow from the configuration, from Kafka or from what is installed."""
 
 
 def verbs(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -59,6 +61,18 @@ def test_every_metric_is_there_with_its_help(role: metrics.Role) -> None:
     counted = {f"{family.name}_total" if family.type == "counter" else family.name for family in ours}
     assert counted <= first_cells("metrics.md")
     assert [family.name for family in ours if not family.documentation.endswith(".")] == []
+
+
+def test_a_label_is_a_name_that_is_met_or_has_every_value_that_it_may_have() -> None:
+    text = (generate.REFERENCE / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) ?\| (.*) \|$", text, re.MULTILINE)
+    told = {(name, label) for name, labels, _ in rows for label in re.findall(r"`(\w+)`", labels)}
+    closed = {(name, label) for name, labels in generate.CLOSED.items() for label in labels}
+    assert closed <= told
+    assert {label for _, label in told - closed} <= MET
+    meanings = {name: meaning for name, _, meaning in rows}
+    for name, labels in generate.CLOSED.items():
+        assert all(f"{label}: {', '.join(values)}." in meanings[name] for label, values in labels.items())
 
 
 def test_every_log_event_is_there() -> None:

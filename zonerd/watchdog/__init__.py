@@ -25,6 +25,9 @@ ASKED_WITHIN_S: Final = 2.0
 ASLEEP_S: Final = 5.0
 """A pass that took longer says nothing of the others: they may have slept as well."""
 
+RESTARTS: Final = ("stalled", "fatal")
+"""Why a process was started again: its loop hung; supervisord had given it up."""
+
 LEVELS: Final = {"FATAL": "error", "BACKOFF": "warning", "UNKNOWN": "error"}
 """How loudly a state is said; any other at info, but for an unexpected end."""
 
@@ -69,7 +72,7 @@ class Watchdog:
         for one in self._watched.values():
             metrics.prepare(metrics.PROCESS_STATE, (one.name,), (one.group,), STATES)
             metrics.prepare(metrics.PROCESS_EXITS, (one.name,), (one.group,), ("true", "false"))
-            metrics.prepare(metrics.WATCHDOG_RESTARTS, (one.name,), ("stalled", "fatal"))
+            metrics.prepare(metrics.WATCHDOG_RESTARTS, (one.name,), RESTARTS)
             metrics.READY.labels(one.name).set(0)
 
     def report(self) -> Report:
