@@ -1,6 +1,8 @@
 """events.db: appended to under a fence for each partition, taken back when a topic was replaced."""
 
+import gc
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +184,20 @@ def test_it_knows_kafkas_times_of_its_last_record_and_of_its_oldest_event(histor
     assert history.oldest_logged_ms() == 3000
     assert history.last_logged_ms(row(history).id) == 4000
     assert history.last_logged_ms(row(history, 1).id) == 4500, "the last by offset, whatever the clocks say"
+
+
+def test_a_newer_history_is_refused_to_a_reader_with_its_wal_as_it_was(tmp_path: Path) -> None:
+    alive, left = tmp_path / "alive", tmp_path / "left"
+    alive.mkdir()
+    with History.open_writer(alive) as history:
+        history._connection.execute("pragma user_version = 99")
+        shutil.copytree(alive, left, ignore=shutil.ignore_patterns("*-shm"))
+    before = {path.name: path.read_bytes() for path in left.iterdir()}
+    assert before["events.db-wal"]
+    with pytest.raises(Refused, match="newer"):
+        History.open_reader(left)
+    gc.collect()
+    assert {path.name: path.read_bytes() for path in left.iterdir() if path.suffix != ".db-shm"} == before
 
 
 def test_the_oldest_event_is_told_without_reading_on_where_kafka_has_no_times(history: History) -> None:

@@ -84,11 +84,13 @@ def open_reader(folder: Path, kind: Kind) -> apsw.Connection:
     with translated(path):
         _refuse_foreign(path, kind)
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # as above
         connection.execute(_SETTINGS)
         connection.execute("pragma query_only = on")
         if connection.pragma("application_id") == 0:
             raise StoreUnavailable(f"{path}: not there yet")  # its writer is about to make the tables
         _refuse_newer(connection, path)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         return connection
 
 
