@@ -199,7 +199,7 @@ def _metric(family: Metric) -> Sequence[str]:
     return f"`{name}`", family.type, _names(labels), " ".join((family.documentation, *closed))
 
 
-_STORE: Final = {"file": (EVENTS_DB.name, ROLLUPS_DB.name), "kind": TROUBLES}
+_STORE: Final[dict[str, Sequence[str]]] = {"file": (EVENTS_DB.name, ROLLUPS_DB.name), "kind": TROUBLES}
 
 CLOSED: Final[dict[str, dict[str, Sequence[str]]]] = {
     "zonerd_loop_seconds_total": {"state": metrics.LOOP_STATES},
