@@ -36,6 +36,8 @@ simulate = {{ rate_per_s = 200.0 }}
 port = {{ {ports} }}
 """
 PROCESSES = ("watchdog", "producer", "aggregator", "consumer")
+SUPERVISED = PROCESSES[1:]
+"""Those whose state the watchdog tells."""
 NO_EVENTS = '{"user_id": 1}\nno event\n[]\n'
 
 DASHBOARD_IN_S = {"$__rate_interval": "10s", "$job": "zonerd", "$topic": ".*", "$process": ".*"}
@@ -175,36 +177,50 @@ def test_promtool_finds_no_fault_in_what_a_process_exposes(watched: Watched, pro
     assert (code, said) == (0, "")
 
 
-def test_a_process_that_somebody_stopped_is_told_as_stopped_and_pages_nobody_yet(watched: Watched):
+@pytest.mark.parametrize("process", SUPERVISED)
+def test_a_process_that_somebody_stopped_is_told_as_stopped_and_pages_nobody_yet(watched: Watched, process: str):
     watched.wait_for("ZonerdProcessStopped")
-    watched.zonerd("ctl", "stop", "aggregator")
+    watched.zonerd("ctl", "stop", process)
     try:
-        watched.wait_for("ZonerdProcessStopped", "aggregator")
-        wait_until(lambda: watched.prometheus.query('up{process="aggregator"} == 0'), ANSWER_WITHIN_S)
+        watched.wait_for("ZonerdProcessStopped", process)
+        wait_until(lambda: watched.prometheus.query(f'up{{process="{process}"}} == 0'), ANSWER_WITHIN_S)
         watched.wait_for("ZonerdTargetDown")
         watched.wait_for("ZonerdProcessDown")
     finally:
-        watched.zonerd("ctl", "start", "aggregator")
+        watched.zonerd("ctl", "start", process)
     watched.wait_for("ZonerdProcessStopped")
 
 
-def test_a_process_that_ended_by_itself_pages(watched: Watched):
-    watched.wait_for("ZonerdProcessDown")
-    os.kill(watched.pid("producer"), signal.SIGTERM)
-    try:
-        watched.wait_for("ZonerdProcessDown", "producer")
-        watched.wait_for("ZonerdTargetDown", "producer")
-        watched.wait_for("ZonerdProcessStopped")
-    finally:
-        watched.zonerd("ctl", "start", "producer")
-    watched.wait_for("ZonerdProcessDown")
-
-
-def test_a_hung_process_pages_though_supervisord_sees_it_run(watched: Watched):
-    pid = watched.pid("watchdog")  # of the others the watchdog takes care
-    os.kill(pid, signal.SIGSTOP)
+def test_a_watchdog_that_somebody_stopped_pages_for_nobody_else_would_tell(watched: Watched):
+    watched.wait_for("ZonerdTargetDown")
+    watched.zonerd("ctl", "stop", "watchdog")
     try:
         watched.wait_for("ZonerdTargetDown", "watchdog")
+    finally:
+        watched.zonerd("ctl", "start", "watchdog")
+    watched.wait_for("ZonerdTargetDown")
+
+
+@pytest.mark.parametrize("process", SUPERVISED)
+def test_a_process_that_ended_by_itself_pages(watched: Watched, process: str):
+    watched.wait_for("ZonerdProcessDown")
+    os.kill(watched.pid(process), signal.SIGTERM)
+    try:
+        watched.wait_for("ZonerdProcessDown", process)
+        watched.wait_for("ZonerdTargetDown", process)
+        watched.wait_for("ZonerdProcessStopped")
+    finally:
+        watched.zonerd("ctl", "start", process)
+    watched.wait_for("ZonerdProcessDown")
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_hung_process_pages_though_supervisord_sees_it_run(watched: Watched, process: str):
+    watched.wait_for("ZonerdTargetDown")
+    pid = watched.pid(process)
+    os.kill(pid, signal.SIGSTOP)  # of the others the watchdog takes care, but not so soon
+    try:
+        watched.wait_for("ZonerdTargetDown", process)
     finally:
         os.kill(pid, signal.SIGCONT)
     watched.wait_for("ZonerdTargetDown")
