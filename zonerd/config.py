@@ -203,8 +203,8 @@ REFUSED_PROPERTIES: Final = frozenset(
         "check.crcs", "consume_cb", "enable.auto.commit", "enable.auto.offset.store", "enable.idempotence",
         "enable.partition.eof", "group.id", "group.instance.id", "group.protocol", "isolation.level",
         "log.connection.close", "log_level", "max.in.flight", "max.in.flight.requests.per.connection",
-        "metadata.broker.list", "on_commit", "on_delivery", "request.required.acks", "stats_cb", "error_cb",
-        "logger", "throttle_cb", "transactional.id",
+        "metadata.broker.list", "on_commit", "on_delivery", "request.required.acks", "statistics.interval.ms",
+        "stats_cb", "error_cb", "logger", "throttle_cb", "transactional.id",
     }
 )  # fmt: skip
 """Kafka properties on which zonerd's promises rest; they have the values that the promises need."""

@@ -188,7 +188,8 @@ class Consumer:
             self._noted = dict(self._next)
             self._cluster.ask(self._incarnation)
             self._meter.oldest(self._history.oldest_logged_ms())
-            if self.stalls.look([partition for partition in self._next if self._meter.lag(partition)], self._next):
+            lagging = [partition for partition in self._next if self._meter.lag(partition)]
+            if self.stalls.look(lagging, self._next) or self._meter.ends_below():
                 self.forget()
 
     def _take_answer(self, known: Incarnation, noted: dict[int, int]) -> None:

@@ -3,9 +3,11 @@
 import logging
 import re
 from collections import deque
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
+import msgspec
 from confluent_kafka import KafkaError, KafkaException
 
 from zonerd import config
@@ -25,15 +27,39 @@ class Line(NamedTuple):
     text: str
 
 
+class _Broker(msgspec.Struct):
+    """What the statistics tell of the connections to a broker since this client knows it."""
+
+    source: str = ""
+    connects: int = 0
+    disconnects: int = 0
+
+    @property
+    def is_node(self) -> bool:
+        """True for a broker that records come from, and not for the group's coordinator or an address to ask."""
+        return self.source == "learned"
+
+
+class _Statistics(msgspec.Struct):
+    """What is looked at of librdkafka's statistics."""
+
+    brokers: dict[str, _Broker] = {}
+
+
+_STATISTICS: Final = msgspec.json.Decoder(_Statistics)
+
+
 class Notes(logging.Handler):
     """What a client's callbacks told, for its owner's loop to read: a callback never raises and never writes.
 
-    `connections_lost` only grows; `lines` are librdkafka's own log lines, the oldest dropped first.
+    `connections_lost` only grows, perhaps by more than one at a loss; `lines` are librdkafka's own log lines, the
+    oldest dropped first.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.connections_lost = 0
+        self._connections: dict[str, tuple[int, int]] = {}
         self.fatal = ""
         self.lines: deque[Line] = deque(maxlen=_KEPT_LINES)
 
@@ -42,10 +68,18 @@ class Notes(logging.Handler):
         if error.fatal():
             self.fatal = error.str()
 
+    def on_statistics(self, text: str) -> None:
+        """Note a connection that was lost without a line, as where librdkafka begins anew with all brokers."""
+        with suppress(msgspec.MsgspecError):
+            brokers = _STATISTICS.decode(text).brokers.items()
+            known = {name: (one.connects, one.disconnects) for name, one in brokers if one.connects and one.is_node}
+            before, self._connections = self._connections, known
+            self.connections_lost += any(known.get(name) != seen for name, seen in before.items())
+
     def emit(self, line: logging.LogRecord) -> None:
         """Note one of librdkafka's log lines, unless it says again what the last one did."""
         text = line.getMessage()
-        if text.startswith("FAIL ") and "in state UP)" in text:
+        if text.startswith("FAIL ") and " in state UP" in text:
             self.connections_lost += 1  # the error callback hears only of connections that could not be made
         if text.startswith("CONFWARN ") and "will be ignored by this" in text:
             return  # kafka.properties is one list for producers and consumers

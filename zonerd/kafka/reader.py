@@ -36,6 +36,7 @@ _PROMISES: Final = {
     "enable.partition.eof": "true",
     "check.crcs": "true",  # without it damaged bytes are delivered as good
     "isolation.level": "read_committed",
+    "statistics.interval.ms": "1000",  # they tell of connections that were lost without a line
 }
 
 
@@ -71,7 +72,8 @@ class Reader:
         self._unanswered = 0
         self._knows_leaders_of: set[int] = set()
         values = {**_DEFAULTS, **properties(kafka, sasl_password, self.notes), **_PROMISES}
-        self._values = {**values, "group.id": kafka.group_id, "on_commit": self._on_commit}
+        callbacks = {"on_commit": self._on_commit, "stats_cb": self.notes.on_statistics}
+        self._values = {**values, **callbacks, "group.id": kafka.group_id}
         self._consumer = build(Consumer, self._values)
 
     def __enter__(self) -> Self:
