@@ -84,8 +84,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "overtaken": Event("Somebody else wrote to Redis meanwhile; it is looked at again", ("reason",), limited=True),
         "eviction_policy": Event("Redis may drop keys when its memory is full", ("reason",)),
         # the watchdog
-        "process_state": Event("supervisord sees a process in another state", ("name", "state", "from_state")),
-        "process_restarted": Event("A process was started again", ("name", "reason", "detail")),
+        "process_state": Event(
+            "supervisord sees a process in another state", ("name", "group", "state", "from_state", "process_pid")
+        ),
+        "process_restarted": Event("A process was started again", ("name", "reason", "detail", "process_pid")),
         "systemd_notify_failed": Event("systemd was not told how it goes", ("reason",), limited=True),
     }
 )
