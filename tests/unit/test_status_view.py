@@ -80,6 +80,20 @@ def test_a_reason_cannot_write_a_line_or_give_a_terminal_orders():
     assert len([line for line in lines if line.startswith("!")]) == 1
 
 
+@pytest.mark.parametrize(
+    ("aggregator", "says"),
+    [
+        (standing("aggregator", figures=Figures(summary_age_s=2.0)), "current 2 s ago"),
+        (standing("aggregator", figures=Figures(events_per_s=0.0)), "never published"),
+        (standing("aggregator", state="STOPPED"), "unknown"),
+        (standing("aggregator", reasons={"answer": "no answer in time"}), "unknown"),
+    ],
+)
+def test_a_summary_whose_aggregator_tells_nothing_is_unknown_and_not_unpublished(aggregator: Standing, says: str):
+    (line,) = (line for line in written(of(aggregator)) if line.startswith("summary:"))
+    assert says in line
+
+
 def test_an_endless_reason_is_cut():
     assert all(len(line) < 400 for line in written(of(standing(reasons={"kafka": "x" * 100_000}))))
 

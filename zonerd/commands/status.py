@@ -14,7 +14,7 @@ from zonerd.cli import Session
 from zonerd.errors import REFUSED
 from zonerd.escaping import visible
 from zonerd.health import NOT_TRIED
-from zonerd.status import Standing, Status
+from zonerd.status import Figures, Standing, Status
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -145,14 +145,19 @@ def _duration(seconds: float) -> str:
 
 def _lines(session: Session, found: Status) -> Iterator[str]:
     """Give what stands below the table: the summary's age, the disk, and a line for each problem."""
-    age = found.summary_age_s
-    summary = "summary: never published" if age is None else f"summary: current {_duration(age)} ago"
     if session.config.redis.enabled:
-        yield summary
+        yield _summary(found)
     free = "unknown" if found.free_bytes is None else _bytes(found.free_bytes)
     yield f"disk: {free} free at {visible(str(found.data_dir))}; storing stops below {_bytes(found.min_free_bytes)}"
     for problem in _problems(found):
         yield _line(session, problem)
+
+
+def _summary(found: Status) -> str:
+    if found.summary_age_s is not None:
+        return f"summary: current {_duration(found.summary_age_s)} ago"
+    told = any(one.name == "aggregator" and one.figures != Figures() for one in found.processes)
+    return "summary: never published since the aggregator's start" if told else "summary: unknown, no aggregator tells"
 
 
 def _line(session: Session, problem: Problem) -> str:
