@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from zonerd import __version__, config, errors, hints
+from zonerd import __version__, config, errors, hints, shutdown
 from zonerd.config import Format, Level
 from zonerd.shutdown import Shutdown
 
@@ -237,7 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.umask(0o077)
     _leave_the_unit_of_a_terminal()
     ending = Ending()
-    sys.exit(_exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending))
+    code = _exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending)
+    shutdown.keep_to_the_end()
+    sys.exit(code)
 
 
 def _fill_missing_streams() -> None:

@@ -43,3 +43,11 @@ class Shutdown:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.signalled = True
+
+
+def keep_to_the_end() -> None:
+    """Let no signal that was a request to stop change the exit code: at its exit Python makes it deadly again."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        handler = signal.getsignal(number)
+        if handler not in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, signal.SIG_IGN)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,16 @@ if os.fork() == 0:
 else:
     sys.stdin.read()
     os._exit(0)
+"""
+
+LATE = """
+import os, signal, sys
+from zonerd import cli
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(sys.argv[1])):
+        kill(pid, number)  # while modules are taken apart, after Python's own handling of signals has ended
+last = Last()
+cli.main(["-X", f"store.data_dir={sys.argv[2]}", "-X", "http.port.watchdog=0", "watchdog"])
 """
 
 
@@ -73,3 +84,16 @@ def test_a_process_stops_when_its_supervisor_is_gone() -> None:
 def test_the_supervisor_named_must_be_the_parent() -> None:
     assert not Shutdown(os.getppid()).requested
     assert Shutdown(os.getppid() + 1).orphaned
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_while_the_interpreter_ends_changes_no_exit_code(tmp_path: Path, number: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE, str(int(number)), str(tmp_path)],
+        env={**os.environ, "SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/none.sock"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 0, ended.stderr
