@@ -79,6 +79,7 @@ class Endpoint:
         self._health = health
         self._report = report or health.report
         self._server: _Server | None = None
+        self._told_none = False
         self._ended = Event()
         self._thread = Thread(target=self._serve, name="http", daemon=True)
         metrics.BUILD_INFO.labels(
@@ -124,8 +125,8 @@ class Endpoint:
     def _serve(self) -> None:
         while not self._ended.is_set():
             if self._server is None:
-                self._ended.wait(RETRY_S)
-                self._server = self._bind()
+                if not self._ended.wait(RETRY_S):
+                    self._server = self._bind()
             else:
                 with self._server as server:
                     server.serve_until_ended()
@@ -143,6 +144,9 @@ class Endpoint:
         return server
 
     def _tell(self, port: int | None) -> None:
+        if port is None and self._told_none:
+            return
+        self._told_none = port is None
         with suppress(OSError):  # on a full disk the port is as configured, all the same
             ports.note(self._listening.run_dir, self._listening.process, port)
 
@@ -174,9 +178,9 @@ class _Server(socketserver.ThreadingTCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - socketserver's words
         with self._guard:
             self._open[request] = time.monotonic()
-            crowded = len(self._open) > MAX_CONNECTIONS
-        if crowded:
-            self._cut_off(next(iter(self._open)))
+            oldest = next(iter(self._open)) if len(self._open) > MAX_CONNECTIONS else None
+        if oldest is not None:
+            self._cut_off(oldest)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - socketserver's words

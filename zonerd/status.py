@@ -168,7 +168,8 @@ def _at_once(questions: Mapping[str, Callable[[], object]]) -> dict[str, object]
 def _supervised(place: Path) -> dict[str, remote.Process] | str:
     try:
         with remote.Remote(place, ANSWER_WITHIN_S) as supervisord:
-            return {process.name: process for process in supervisord.processes()}
+            found = supervisord.processes()
+            return {process.name: process for process in found if process.group == process.name.partition("-")[0]}
     except ServiceUnavailable as error:
         return error.reason
 

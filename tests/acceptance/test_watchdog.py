@@ -297,7 +297,7 @@ def test_what_was_given_up_is_started_again_unless_it_had_refused_its_configurat
     pipeline, up = rigged({"aggregator": "sh -c 'exit 1'", "consumer": "sh -c 'exit 78'"})
     wait_until(lambda: pipeline.restarts("aggregator", "fatal") >= 2, 60, pipeline.story)
     assert len(pipeline.lines("process_restarted", name="aggregator", reason="fatal")) >= 2
-    assert pipeline.exits("aggregator", expected=False) >= 2
+    wait_until(lambda: pipeline.exits("aggregator", expected=False) >= 2, 30, pipeline.story)  # told once it is RUNNING
     assert pipeline.restarts("consumer", "fatal") == 0
     assert pipeline.process("consumer").exit_code == 78
     assert pipeline.process("consumer").state == "FATAL"

@@ -30,11 +30,16 @@ def command(session: Session) -> None:
     if address is None:
         raise click.UsageError("supervisord runs it, as an event listener; try: zonerd up")
     config = session.config
-    listener = Listener(sys.stdin, _protocol())
+    listener = Listener(_events(), _protocol())
     log = session.process_log("watchdog")
     remote = Remote(_socket(address, config), watchdog.ASKED_WITHIN_S)
     systemd = Systemd(log, listens="NOTIFY_SOCKET" in session.environment)
     watchdog.run(config, log, session.shutdown(), listener, remote, systemd)
+
+
+def _events() -> TextIO:
+    """Give stdin as supervisord writes it: UTF-8 whatever the locale, lengths counting every character."""
+    return os.fdopen(sys.stdin.fileno(), encoding="utf-8", newline="\n", closefd=False)
 
 
 def _protocol() -> TextIO:

@@ -190,6 +190,7 @@ class _Supervised(Supervisor):
 
     def _asked_to_restart(self) -> None:
         if self.options.mood < SupervisorStates.RUNNING:
+            self._say("received SIGHUP while stopping or restarting: not heeded")
             return
         try:
             self.options.mood = SupervisorStates.RESTARTING

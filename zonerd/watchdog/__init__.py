@@ -76,11 +76,9 @@ class Watchdog:
             metrics.READY.labels(one.name).set(0)
 
     def report(self) -> Report:
-        """Sum up all processes: the oldest last pass of a running one, and why each that is not ready is not."""
-        now = time.monotonic()
+        """Give our own last pass, and sum up why each process that is not ready is not."""
         own = self._health.report()
-        ages = (one.last_pass_age_s(now) for one in self._watched.values() if one.name != ROLE)
-        return Report(max(own.last_pass_age_s, *ages), {**own.reasons, **self._reasons()})
+        return Report(own.last_pass_age_s, {**own.reasons, **self._reasons()})
 
     def wake(self) -> None:
         """Note a pass; after a long sleep of ours no process is blamed for what we did not hear."""
@@ -113,9 +111,10 @@ class Watchdog:
         """Do what is due: ask supervisord, end what hangs, start what was given up, tell systemd."""
         if time.monotonic() >= self._ask_at and not self._stopping:
             self._ask()
+        can_help = not self._stopping and CHECK not in self._health.reasons
         for one in self._watched.values():
             metrics.READY.labels(one.name).set(self._reason(one) is None)
-            if not self._stopping:
+            if can_help:
                 self._help(one)
         self._tell_systemd()
 
@@ -179,7 +178,13 @@ class Watchdog:
             self._ask_at = 0.0
 
     def _abort(self, one: Watched, now: float) -> None:
-        """Let it write where it hangs, and end; supervisord starts it again by its rule for unexpected ends."""
+        """Let it write where it hangs, and end; supervisord starts it again by its rule for unexpected ends.
+
+        Not if supervisord has another one by now, which we have not heard of yet.
+        """
+        self._ask()
+        if not one.hangs():
+            return
         reason, age_s = one.answer.reason if one.answer.silent else None, one.last_pass_age_s(now)
         self._remote.signal(_as_process(one), "ABRT")
         one.kill_at = now + KILL_AFTER_S

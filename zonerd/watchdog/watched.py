@@ -2,15 +2,13 @@
 
 from typing import Final
 
+from zonerd.errors import REFUSED
 from zonerd.watchdog.polls import Answer
 
 RUNNING: Final = "RUNNING"
 FATAL: Final = "FATAL"
 ON_THE_WAY: Final = ("", "STARTING", "BACKOFF")
 """The states in which it is not known yet whether a process will run."""
-
-REFUSED: Final = 78
-"""Who ended with it wants another configuration or file, not another start."""
 
 KILL_AFTER_S: Final = 1.5
 """So long a process that is sent SIGABRT has to write where it hung."""
@@ -86,7 +84,7 @@ class Watched:
         return self.state == RUNNING and self.kill_at is not None and now >= self.kill_at
 
     def is_retried(self, now: float) -> bool:
-        """Say whether it is FATAL, and for long enough to start it again."""
+        """Say whether it is FATAL, and for long enough to start it again; who was refused wants another file first."""
         wanted = self._first_retry_s > 0 and self.exit_code != REFUSED
         return self.state == FATAL and wanted and self.retry_at is not None and now >= self.retry_at
 
