@@ -23,7 +23,8 @@ async def scrape(port: int) -> None:
     global answers  # noqa: PLW0603 - one number for the whole script
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(REQUEST)
-    answers += len(await reader.read()) > 0
+    answer = await reader.read()
+    answers += bool(answer)
     writer.close()
     await asyncio.sleep(pause_s)
 
@@ -42,7 +43,7 @@ async def again_and_again(ask: Callable[[int], Awaitable[None]]) -> None:
         try:
             await ask(port or 0)
         except OSError:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
 
 
 async def crowd() -> None:
