@@ -22,6 +22,7 @@ from zonerd.store.answers import Answers
 from zonerd.store.database import EVENTS, ROLLUPS
 from zonerd.store.history import History
 from zonerd.store.lock import Lock, lock_when_free
+from zonerd.store.opened import Opened
 from zonerd.tally import Tally
 from zonerd.unfolded import Reading, read_on
 
@@ -155,6 +156,11 @@ class Aggregator:
         except (ServiceUnavailable, Withheld, Overtaken) as error:
             self._log.warning("not_ready", check="stop", reason=f"not published at the stop: {error}")
 
+    @property
+    def store_id(self) -> str:
+        """Which history it counts."""
+        return self._history.store_id
+
     def progress(self) -> dict[str, object]:
         """Give how many events were folded since the start, and how many offsets are still ahead."""
         return {"folded": self.folded, "behind": self._behind, "fold": self._fold}
@@ -198,11 +204,14 @@ def run(config: Config, password: str | None, log: Log, shutdown: Shutdown) -> N
         Endpoint(Listening.of(config, ROLE), health, libraries=libraries),
         lock_when_free(config.data_dir, ROLE, health, shutdown) as locked,
     ):
+        opened = Opened(log, EVENTS.name)
         while locked and not shutdown.requested:
             try:
                 with aggregating(config, password, log, tally, health.beat, lambda: shutdown.requested) as aggregator:
+                    opened.note(aggregator.store_id)
                     _aggregate(aggregator, health, shutdown, config, log)
             except StoreUnavailable as error:  # nothing was written; begin again with what is there
+                opened.failed(error)
                 health.fail("store", error.reason)
                 health.beat()
                 shutdown.wait(RETRY_S)

@@ -18,8 +18,10 @@ from zonerd.log import Log, Progress
 from zonerd.meter import Meter, pause_of
 from zonerd.shutdown import Shutdown
 from zonerd.store import database
+from zonerd.store.database import EVENTS
 from zonerd.store.history import History
 from zonerd.store.lock import Lock, lock_when_free
+from zonerd.store.opened import Opened
 
 CHECKS: Final = ("lock", "store", "kafka", "topic", "partitions", "wal")
 
@@ -40,18 +42,19 @@ def run(config: Config, sasl_password: str | None, log: Log, shutdown: Shutdown,
         lock_when_free(config.data_dir, role(number), health, shutdown) as locked,
         Cluster(config.kafka, sasl_password) as cluster,
     ):
-        meter = Meter(config, log, cluster.watch)
+        meter, opened = Meter(config, log, cluster.watch), Opened(log, EVENTS.name)
         while locked and not shutdown.requested:
             try:
                 with consuming(config, sasl_password, log, number, cluster, meter) as consumer:
-                    _consume(consumer, meter, health, shutdown, config, log)
+                    opened.note(consumer.store_id)
+                    _consume(consumer, meter, health, shutdown, config, log, opened)
             except StoreUnavailable as error:  # nothing was written; begin again at what the store says
-                _pause(meter, health, shutdown, error)
+                _pause(meter, health, shutdown, opened, error)
     log.info("stopped", orphaned=shutdown.orphaned)
 
 
 def _consume(  # noqa: PLR0913 - the edges of the loop
-    consumer: Consumer, meter: Meter, health: Health, shutdown: Shutdown, config: Config, log: Log
+    consumer: Consumer, meter: Meter, health: Health, shutdown: Shutdown, config: Config, log: Log, opened: Opened
 ) -> None:
     progress = Progress(log, config.log.progress_s)
     while not shutdown.requested:
@@ -63,7 +66,7 @@ def _consume(  # noqa: PLR0913 - the edges of the loop
             health.hold("topic")
         except ServiceUnavailable as error:
             consumer.forget()
-            _pause(meter, health, shutdown, error)
+            _pause(meter, health, shutdown, opened, error)
         except Replaced as error:
             consumer.forget()
             meter.lost()
@@ -78,7 +81,9 @@ def _consume(  # noqa: PLR0913 - the edges of the loop
     consumer.finish()
 
 
-def _pause(meter: Meter, health: Health, shutdown: Shutdown, error: ServiceUnavailable) -> None:
+def _pause(meter: Meter, health: Health, shutdown: Shutdown, opened: Opened, error: ServiceUnavailable) -> None:
+    if isinstance(error, StoreUnavailable):
+        opened.failed(error)
     meter.paused(pause_of(error))
     health.fail(error.service, error.reason)
     health.beat()

@@ -69,9 +69,12 @@ StoreTrouble = Literal["full", "locked", "read_only", "io", "damaged", "other"]
 
 
 class StoreUnavailable(ServiceUnavailable):
-    """The disk or the database is full, locked or read-only: nothing was written, and it may pass."""
+    """The disk or the database is full, locked or read-only: nothing was written, and it may pass.
 
-    def __init__(self, reason: str, trouble: StoreTrouble = "other") -> None:
+    `trouble` is None where nothing failed, as where a file is not there yet.
+    """
+
+    def __init__(self, reason: str, trouble: StoreTrouble | None = None) -> None:
         super().__init__("store", reason)
         self.trouble = trouble
 

@@ -45,6 +45,7 @@ class Consumer:
         self._noted: dict[int, int] | None = None
         self._said: dict[int, int] | None = None
         self._connections_lost = 0
+        self._stood: dict[int, int] = {}
         self._checked_at = 0.0
         self.stalls = Stalls(config.consumer.no_progress_s)
         self.stored = 0
@@ -69,6 +70,11 @@ class Consumer:
         self._reader.commit()
         self._meter.lap("commit")
         self._check()
+
+    @property
+    def store_id(self) -> str:
+        """Which history it stores into."""
+        return self._history.store_id
 
     def forget(self) -> None:
         """Drop what is known of the topic; the next step recognises it anew."""
@@ -124,7 +130,11 @@ class Consumer:
         self._reader.note_stored({p.partition: p.next_offset for p in slices if p.partition not in fenced})
 
     def _refuse_full_disk(self) -> None:
-        if free_bytes(self._config.store.data_dir) < self._config.store.min_free_bytes:
+        try:
+            free = free_bytes(self._config.store.data_dir)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._config.store.data_dir}: {error.strerror}", "io") from None
+        if free < self._config.store.min_free_bytes:
             raise StoreUnavailable("less is free on the disk than store.min_free_bytes", "full")
 
     def _refuse_expired(self, slices: list[Slice]) -> None:
@@ -189,8 +199,13 @@ class Consumer:
             self._cluster.ask(self._incarnation)
             self._meter.oldest(self._history.oldest_logged_ms())
             lagging = [partition for partition in self._next if self._meter.lag(partition)]
-            if self.stalls.look(lagging, self._next) or self._meter.ends_below():
+            if self.stalls.look(lagging, self._next) or any(map(self._meter.ends_below, self._standing_still())):
                 self.forget()
+
+    def _standing_still(self) -> list[int]:
+        """Give the partitions of which nothing was stored since the last check."""
+        before, self._stood = self._stood, dict(self._next)
+        return [partition for partition, offset in self._next.items() if before.get(partition) == offset]
 
     def _take_answer(self, known: Incarnation, noted: dict[int, int]) -> None:
         """Confirm the positions that were noted before the question, if the answer is: still the same topic."""

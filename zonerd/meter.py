@@ -139,10 +139,10 @@ class Meter:
         """Note Kafka's time of the oldest event; None without any."""
         metrics.STORE_OLDEST.set(math.nan if logged_ms is None else logged_ms / 1000)
 
-    def ends_below(self) -> bool:
-        """Say whether some log is known to end before what is stored of it."""
-        known = self._watch.known
-        return any(known[p].high < ours.next_offset for p, ours in self._partitions.items() if p in known)
+    def ends_below(self, partition: int) -> bool:
+        """Say whether a log was last known to end before what is stored of it; after a store that may be old news."""
+        extent, ours = self._watch.known.get(partition), self._partitions.get(partition)
+        return extent is not None and ours is not None and extent.high < ours.next_offset
 
     def lag(self, partition: int) -> int:
         """Give how far the history of a partition is behind its last stable record, as far as that is known."""

@@ -64,6 +64,8 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "commit_failed": Event(
             "Kafka did not note how far this group is; the history knows it", ("reason", "group"), limited=True
         ),
+        "store_opened": Event("A database was opened", ("file", "store_id")),
+        "store_failed": Event("A database could not be read or written", ("reason", "kind"), limited=True),
         "wal_large": Event(
             "The history's write-ahead log is larger than store.max_wal_bytes; a reader holds it",
             ("bytes", "max_bytes"),

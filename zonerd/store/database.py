@@ -127,7 +127,8 @@ _PASSING: Final[dict[type[apsw.Error], StoreTrouble]] = {
 
 def _count(path: str | Path, trouble: StoreTrouble) -> None:
     name = Path(path).name
-    metrics.STORE_ERRORS.labels(name if name in (EVENTS.name, ROLLUPS.name) else "other", trouble).inc()
+    if name in (EVENTS.name, ROLLUPS.name):
+        metrics.STORE_ERRORS.labels(name, trouble).inc()
 
 
 @contextmanager

@@ -153,6 +153,8 @@ def test_while_nothing_can_be_stored_the_lag_grows_as_another_client_reads_it(tr
     trial.wait_until_stored()
     full.touch()
     running.wait_for("paused", count=2, check="store")
+    running.wait_for("store_failed", kind="full")
+    assert len(running.said("store_opened")) == 1
     paused_at = time.time()
     trial.produce_events(100_000)
     scraped = wait_for_lag(trial, running, lambda: outsider_lag(trial))

@@ -382,3 +382,19 @@ def made_again(trial: Trial, old: int, new: int) -> tuple[int, int]:
 def closed_rows_hold(trial: Trial, events: int) -> None:
     sql = "select count(*) from events join partitions p on p.id = partition_id where closed_ms is not null"
     assert trial.rows(sql) == [(events,)]
+
+
+def test_under_steady_traffic_the_topic_is_recognised_once(trial: Trial) -> None:
+    trial.create_topic(1)
+    running = trial.start()
+    running.wait_for("ready")
+    confirmed: set[int] = set()
+
+    def checked_again_and_again() -> bool:
+        trial.produce_events(20)
+        confirmed.update(offset for (offset,) in trial.rows("select confirmed_offset from partitions"))
+        return len(confirmed) >= 4
+
+    wait_until(checked_again_and_again)
+    assert len(running.said("partitions_assigned")) == 1
+    assert running.stop() == 0
