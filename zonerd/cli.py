@@ -1,5 +1,6 @@
 """The command line: reads arguments, environment and configuration, and turns an end into an exit code."""
 
+import errno
 import faulthandler
 import os
 import pwd
@@ -239,7 +240,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ending = Ending()
     code = _exit_code(lambda: zonerd.main(arguments, prog_name="zonerd", standalone_mode=False, obj=ending), ending)
     shutdown.keep_to_the_end()
+    _let_go_of_a_terminal()
     sys.exit(code)
+
+
+def _let_go_of_a_terminal() -> None:
+    """Write what waits for stdout; of a terminal that is gone Python would make an exit code of its own, 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EIO:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fill_missing_streams() -> None:

@@ -132,3 +132,13 @@ print(os.geteuid(), os.getegid(), os.getgroups())
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout.startswith(becomes), done.stderr
+
+
+def test_a_terminal_that_is_gone_does_not_change_the_exit_code() -> None:
+    ours, terminals = os.openpty()
+    code = "import os, sys; from zonerd import cli; os.read(0, 1); sys.stdout.write('x'); cli._let_go_of_a_terminal()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=terminals) as process:
+        os.close(terminals)
+        os.close(ours)
+        process.communicate(b"x", timeout=60)
+    assert process.returncode == 0
