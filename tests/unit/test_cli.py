@@ -137,7 +137,9 @@ print(os.geteuid(), os.getegid(), os.getgroups())
 def test_a_terminal_that_is_gone_does_not_change_the_exit_code() -> None:
     ours, terminals = os.openpty()
     code = "import os, sys; from zonerd import cli; os.read(0, 1); sys.stdout.write('x'); cli._let_go_of_a_terminal()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=terminals) as process:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    line = [sys.executable, "-c", code]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=terminals, env=buffered) as process:
         os.close(terminals)
         os.close(ours)
         process.communicate(b"x", timeout=60)
