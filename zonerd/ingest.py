@@ -10,8 +10,9 @@ from zonerd.incarnation import Topic
 from zonerd.kafka.cluster import Cluster, Incarnation
 from zonerd.kafka.reader import NOTHING_TAKEN, Reader, Taken
 from zonerd.log import Limited, Log
-from zonerd.meter import Meter, free_bytes
+from zonerd.meter import Meter
 from zonerd.stalls import Stalls
+from zonerd.store.files import free_bytes
 from zonerd.store.history import History, Partition
 
 CHECK_INTERVAL_S: Final = 5.0

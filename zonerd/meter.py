@@ -1,7 +1,6 @@
 """What a consumer tells Prometheus: counted by the batch, looked at twice a second, all of it at 0 from the start."""
 
 import math
-import os
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -19,6 +18,7 @@ from zonerd.kafka.watch import Extent, Watch
 from zonerd.log import Log
 from zonerd.metrics import LOOP_STATES, LoopState
 from zonerd.store.database import EVENTS, TROUBLES
+from zonerd.store.files import free_bytes, size_bytes
 
 Pause = Literal["disk_full", "store", "topic", "kafka"]
 PAUSES: Final[tuple[Pause, ...]] = get_args(Pause)
@@ -165,7 +165,7 @@ class Meter:
             ours.show(self._watch.known.get(partition), now)
 
     def _look_at_files(self) -> None:
-        sizes = {name: _size(Path(self._store.data_dir, name)) for name in (EVENTS.name, _WAL)}
+        sizes = {name: size_bytes(Path(self._store.data_dir, name)) for name in (EVENTS.name, _WAL)}
         for name, size in sizes.items():
             metrics.STORE_BYTES.labels(name).set(size)
         with suppress(OSError):
@@ -269,12 +269,6 @@ def pause_of(error: ServiceUnavailable) -> Pause:
     return "kafka"
 
 
-def free_bytes(folder: str) -> int:
-    """Give how much this process may still write to the disk of this folder; raises OSError."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
-
-
 def _sizes(slices: Sequence[Slice], taken: Taken) -> dict[int, int]:
     """Give the bytes of the values by partition: under load a batch is of one, and nothing is added up again."""
     if len(slices) == 1 and len(slices[0].events) + len(slices[0].dead_letters) == len(taken.records):
@@ -285,10 +279,3 @@ def _sizes(slices: Sequence[Slice], taken: Taken) -> dict[int, int]:
         if record.offset >= expected.get(record.partition, math.inf):  # what lies below was stored before
             sizes[record.partition] += len(record.value or b"")
     return sizes
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -1,6 +1,5 @@
 """What the aggregator tells its metrics: what was folded, what Redis shows, and how late."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from zonerd.metrics import LOOP_SECONDS, LOOP_STATES, prepare
 from zonerd.publisher import RESULTS, SHOWN, Result
 from zonerd.rollups import FULL_REASONS, Fact
 from zonerd.store.database import EVENTS, ROLLUPS, TROUBLES
+from zonerd.store.files import free_bytes, size_bytes
 
 MOST_MOMENTS: Final = 10_000
 """So many different Kafka timestamps of events that wait for Redis are kept apart; past it they are rounded."""
@@ -65,10 +65,9 @@ class Tally:
         """Note how much is stored and not folded, and how large our files are."""
         metrics.AGGREGATOR_BEHIND.set(behind)
         for name in (ROLLUPS.name, f"{ROLLUPS.name}-wal"):
-            metrics.STORE_BYTES.labels(name).set(_size(self._data_dir / name))
+            metrics.STORE_BYTES.labels(name).set(size_bytes(self._data_dir / name))
         with suppress(OSError):
-            disk = os.statvfs(self._data_dir)
-            metrics.STORE_FREE.set(disk.f_bavail * disk.f_frsize)
+            metrics.STORE_FREE.set(free_bytes(self._data_dir))
 
     def _wait(self, moments: Mapping[int, int]) -> None:
         for moment, events in moments.items():
@@ -89,10 +88,3 @@ class Tally:
             metrics.END_TO_END.observe("published", max(now_ms - moment, 0) / 1000, events)
         self._waiting.clear()
         self._moment_ms = 1
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

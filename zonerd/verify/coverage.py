@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from zonerd.events import GAP_REASONS
 from zonerd.store.audit import Audit
 from zonerd.store.database import EVENTS
+from zonerd.store.files import size_bytes
 from zonerd.store.history import Partition
 from zonerd.verify.noted import Noted, Tell
 from zonerd.verify.report import Findings, Part
@@ -121,19 +122,12 @@ def _name_strays(audit: Audit, noted: Noted, findings: Findings) -> None:
 def _integrity(audit: Audit, path: Path, findings: Findings) -> tuple[str, float]:
     """Let SQLite check the file, unless too much is written meanwhile: the read holds the WAL."""
     wal = path.with_name(path.name + "-wal")
-    limit = _size(wal) + MAX_WAL_GROWTH_BYTES
+    limit = size_bytes(wal) + MAX_WAL_GROWTH_BYTES
     began = time.monotonic()
-    faults = audit.integrity(lambda: _size(wal) > limit)
+    faults = audit.integrity(lambda: size_bytes(wal) > limit)
     took_s = time.monotonic() - began
     if faults is None:
         return "given up: too much was written meanwhile", took_s
     for fault in faults:
         findings.differ(f"{path.name}: {fault}")
     return "damaged" if faults else "ok", took_s
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -40,10 +40,10 @@ class Watched:
         self._passed_at = 0.0
         self._evidence = 0
 
-    def enter(self, state: str, pid: int, now: float) -> bool:
-        """Note what supervisord says; True where that is another state, or another process, than before."""
+    def enter(self, state: str, pid: int, now: float) -> None:
+        """Note what supervisord says; the same state of the same process is no news."""
         if (state, pid) == (self.state, self.pid):
-            return False
+            return
         if self.state == RUNNING and now - self._running_since >= STEADY_S:
             self._retry_s = self._first_retry_s
         if state == RUNNING:
@@ -55,7 +55,6 @@ class Watched:
             self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
         self.state, self.pid, self.kill_at = state, pid, None
         self.settled = self.settled or state not in ON_THE_WAY
-        return True
 
     def hear(self, answer: Answer, now: float) -> None:
         """Note what it answered. Silence counts from the last known pass; no port, or another's answer, for nothing."""
