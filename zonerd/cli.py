@@ -38,6 +38,7 @@ COMMANDS = (
     "sql",
     "dead-letters",
     "verify",
+    "backup",
     "send",
     "topic",
     "config",

@@ -23,7 +23,7 @@ from services.process import wait_until
 from services.valkey import ValkeyServer
 
 PAGE = CHECKOUT / "docs" / "operations.md"
-AGAIN_FOR_S = 45.0
+AGAIN_FOR_S = 60.0
 PORTS = {"watchdog": 19300, "producer": 19301, "aggregator": 19302, "consumer": 19310}
 
 

@@ -1,12 +1,12 @@
 """How far a followed file is settled, on the disk."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import msgspec
 
 from zonerd.errors import Refused
+from zonerd.store.files import put
 
 
 class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,16 +42,4 @@ def load(file: Path) -> Position | None:
 
 def save(file: Path, position: Position) -> None:
     """Put a position in the place of the last one: whatever happens, one of the two is there, whole."""
-    fresh = file.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, msgspec.json.encode(position))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fresh.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    put(file, msgspec.json.encode(position))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -92,6 +92,16 @@ def open_reader(folder: Path, kind: Kind) -> apsw.Connection:
         _refuse_newer(connection, path)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         return connection
+
+
+@contextmanager
+def untouched(folder: Path, kind: Kind) -> Iterator[apsw.Connection]:
+    """Open this folder's file as `open_reader` does, and leave even the WAL of a killed writer as it is."""
+    wal = folder / f"{kind.name}-wal"
+    left = wal.exists() and wal.stat().st_size > 0
+    with closing(open_reader(folder, kind)) as connection:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(left))
+        yield connection
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How large the files of a data directory are, and how much its disk still takes."""
+"""The files of a data directory: how large they are, how much the disk still takes, and one put in another's place."""
 
 import os
 from pathlib import Path
@@ -16,3 +16,27 @@ def free_bytes(folder: str | Path) -> int:
     """Give how much this process may still write to the disk of this folder; raises OSError."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def put(file: Path, content: bytes) -> None:
+    """Put this content, for its owner alone, in the place of what is there: whatever happens, one of both is whole.
+
+    Raises OSError.
+    """
+    fresh = file.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as target:
+        target.write(content)
+        target.flush()
+        os.fsync(descriptor)
+    fresh.replace(file)
+    make_durable(file.parent)
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apsw
 
 from zonerd.errors import Refused
-from zonerd.store.database import Kind, open_reader, translated
+from zonerd.store.database import Kind, translated, untouched
 
 _OBJECTS = "select type || ' ' || name from sqlite_master where name not like 'sqlite_%'"
 
@@ -28,9 +28,7 @@ def inspect(folder: Path, kind: Kind) -> Inspection:
     wal = path.with_name(f"{path.name}-wal")
     if not path.exists() and wal.exists():
         raise Refused(f"{path}: missing, but {wal.name} is there: put its file back, or move it away")
-    left = wal.exists() and wal.stat().st_size > 0
-    with closing(open_reader(folder, kind)) as connection, translated(path):
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(left))  # who looks last writes no WAL back
+    with untouched(folder, kind) as connection, translated(path):
         version = int(connection.pragma("user_version"))
         missing = _wanted(kind) - _objects(connection)
         wal_bytes = wal.stat().st_size if wal.exists() else 0
