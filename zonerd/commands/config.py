@@ -1,21 +1,36 @@
-"""`zonerd config`: check, show and begin a configuration."""
+"""`zonerd config`: check, show and begin a configuration; make a copy of the data another store."""
 
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 import click
 
 from zonerd.cache import Cache
-from zonerd.cli import Session
+from zonerd.cli import Session, become_owner
 from zonerd.config import flatten
 from zonerd.errors import Refused
 from zonerd.kafka.cluster import Cluster
+from zonerd.store.database import EVENTS
+from zonerd.store.identity import Identity, identity, renew
+from zonerd.store.lock import all_locks
+
+ROLES = ("supervisor", "producer", "consumer-0", "aggregator")
+
+MUST_DIFFER = """\
+Before it runs beside the original its configuration must differ in
+  redis.prefix, and then redis.summary_key, or redis.url: else the later one waits, not ready, for the other to end
+  kafka.group_id: else tools that show lag take both for one reader
+  http.port, and store.run_dir where it is set: else it has no ports, or the other's
+  producer.source: with "file" or "simulate" it would send what the original sends, to the same topic"""
 
 
-@click.group(epilog="Example: zonerd config show --origin")
+@click.group(
+    short_help="Check, show and begin a configuration; part a copy.", epilog="Example: zonerd config show --origin"
+)
 def command() -> None:
-    """Check, show and begin a configuration."""
+    """Check, show and begin a configuration; make a copy of the data another store."""
 
 
 @command.command(epilog="Example: zonerd -c etc/zonerd.toml config check")
@@ -62,3 +77,36 @@ def init(file: Path | None) -> None:
         raise Refused(f"{file} exists already; it was left as it is") from None
     except OSError as error:
         raise Refused(f"{file}: {error.strerror}") from None
+
+
+@command.command("new-identity", epilog="Example: zonerd config new-identity /srv/staging --dry-run")
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def new_identity(directory: Path, dry_run: bool, yes: bool) -> None:
+    """Give the copy of a data directory in DIR an identity of its own, so that it can run beside the original.
+
+    History and answers stay as they are and go on from where they are; only their ids change, and everything is sent
+    to Redis anew. Nothing may run over DIR: else the exit code is 78, and who runs is named. The configuration is not
+    asked: DIR counts. What else must differ is said at the end.
+    """
+    become_owner(directory)
+    if not (directory / EVENTS.name).exists():
+        raise Refused(f"{directory}: no data directory: there is no {EVENTS.name}")
+    with all_locks(directory, ROLES):
+        was = identity(directory)
+        click.echo(f"{directory}: {_who(was)}")
+        if dry_run:
+            click.echo("would get an identity of its own; nothing was written")
+            return
+        if not yes and not sys.stdin.isatty():
+            raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first")
+        if not yes:
+            click.confirm("Make it another store? Not the original, if Redis shows it.", abort=True, err=True)
+        now = renew(directory, was)
+    click.echo(f"is now: {_who(now)}")
+    click.echo(MUST_DIFFER)
+
+
+def _who(one: Identity) -> str:
+    return f"store {one.store_id}, " + (f"answers {one.rollups_id}" if one.rollups_id else "no answers")

@@ -6,6 +6,9 @@ insert into store (id, created_ms) select ?, ? where not exists (select 1 from s
 -- name: store_id
 select id from store;
 
+-- name: rename_store
+update store set id = :id;
+
 -- name: note_change
 insert into changes (kind, partition_id, first_offset, next_offset, at_ms, nonce)
 values (:kind, :partition_id, :first_offset, :next_offset, :at_ms, randomblob(16));

@@ -4,6 +4,13 @@
 insert into answers (id, created_ms, fold, generation, resend)
 select ?, ?, 0, 1, 0 where not exists (select 1 from answers);
 
+-- name: rename_answers
+update answers
+set id = :id, last_fold = null, last_nonce = null, pending_fold = null, pending_nonce = null, resend = 1;
+
+-- name: follow_store
+update cursors set store_id = :now where store_id = :was;
+
 -- name: answers
 select id, fold, generation, building, last_fold, last_nonce, pending_fold, pending_nonce, resend from answers;
 

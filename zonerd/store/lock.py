@@ -5,8 +5,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -72,6 +72,16 @@ class Lock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, name.encode(), 0)
         return True
+
+
+@contextmanager
+def all_locks(data_dir: Path, roles: Iterable[str]) -> Iterator[None]:
+    """Hold the locks of these roles and of every role that ever ran there; raises LockHeld and Refused as Lock does."""
+    ran = {path.stem for path in (data_dir / "lock").glob("*.lock")}
+    with ExitStack() as stack:
+        for role in sorted({*roles, *ran}):
+            stack.enter_context(Lock(data_dir, role))
+        yield
 
 
 @contextmanager
