@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from zonerd import cli, config, errors, events, meter, metrics, publisher, rollups, watchdog
 from zonerd.kafka import writer
 from zonerd.log.events import EVENTS, Event
+from zonerd.store import outcomes
 from zonerd.store.database import EVENTS as EVENTS_DB
 from zonerd.store.database import ROLLUPS as ROLLUPS_DB
 from zonerd.store.database import TROUBLES
@@ -218,6 +219,7 @@ CLOSED: Final[dict[str, dict[str, Sequence[str]]]] = {
     "zonerd_process_state": {"state": remote.STATES},
     "zonerd_process_exits_total": {"expected": ("true", "false")},
     "zonerd_watchdog_restarts_total": {"reason": watchdog.RESTARTS},
+    "zonerd_verify_differences": {"check": outcomes.CHECKS},
 }
 """The values that a label has, all of them there from the start, where these are known."""
 

@@ -16,7 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -81,6 +81,24 @@ class Weighed(Collector):
                     buckets.append((str(floatToGoString(bound)), float(total)))  # type: ignore[no-untyped-call]
                 family.add_metric([value][:labelled], buckets, self._sums[value])
         yield family
+
+
+class Late(Collector):
+    """A gauge that has no sample until it is set; prometheus_client's begins at 0."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float | None) -> None:
+        """Show this value; None: no sample again."""
+        self._value = value
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the gauge as Prometheus wants it."""
+        yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
 
 
 class _Exposed:
@@ -373,4 +391,25 @@ WATCHDOG_RESTARTS = Counter(
 )  # fmt: skip
 WATCHDOG_LAST_TICK = Gauge(
     "zonerd_watchdog_last_tick_timestamp_seconds", "When supervisord last said that it is alive.", registry=_WATCHDOG
+)
+VERIFY_LAST_RUN = Late(
+    "zonerd_verify_last_run_timestamp_seconds",
+    "When `zonerd verify --record` ended last; absent until it has.",
+    _WATCHDOG,
+)
+VERIFY_LAST_EXIT_CODE = Late(
+    "zonerd_verify_last_exit_code",
+    "Exit code of the last `zonerd verify --record`: 0 equal, 1 different, 69 something could not be reached.",
+    _WATCHDOG,
+)
+VERIFY_DIFFERENCES = Gauge(
+    "zonerd_verify_differences",
+    "Differences that the last `zonerd verify --record` found, by check; absent for one that could not be made.",
+    ["check"],
+    registry=_WATCHDOG,
+)
+BACKUP_LAST_SUCCESS = Late(
+    "zonerd_backup_last_success_timestamp_seconds",
+    "When `zonerd backup` last succeeded; absent until it has.",
+    _WATCHDOG,
 )

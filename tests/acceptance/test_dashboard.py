@@ -117,6 +117,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory, kafka: KafkaBroker) -> Ite
     ):
         one.zonerd("send", "-", text=NO_EVENTS, code=1)
         wait_until(lambda: len(one.prometheus.query("up == 1")) == len(PROCESSES), ANSWER_WITHIN_S, one.up.story)
+        wait_until(lambda: one.prometheus.query("min(zonerd_ready) == 1"), ANSWER_WITHIN_S, one.up.story)
+        one.zonerd("verify", "--record")
+        one.zonerd("backup", str(one.config_file.parent / "backup"))
         yield one
     kafka.delete_topic("watched")
 
@@ -234,6 +237,23 @@ def test_a_redis_that_hangs_is_named_by_the_check_that_fails(watched: Watched):
     finally:
         watched.valkey.resume()
     watched.wait_for("ZonerdNotReady")
+
+
+def test_differences_that_verify_recorded_page_until_it_finds_none(watched: Watched):
+    watched.wait_for("ZonerdVerifyFailed")
+    watched.zonerd("ctl", "stop", "aggregator")
+    try:
+        watched.valkey.client.hset("zonerd:total", "nap", 1)
+        watched.zonerd("verify", "--quick", "--record", code=1)
+        watched.wait_for("ZonerdVerifyFailed", "")
+        (sample,) = watched.prometheus.query('zonerd_verify_differences{check="redis"}')
+        assert sample.value == 1
+    finally:
+        watched.valkey.client.delete("zonerd:as_of")
+        watched.zonerd("ctl", "start", "aggregator")
+    wait_until(lambda: watched.valkey.client.hget("zonerd:as_of", "state") == "live", ANSWER_WITHIN_S)
+    watched.zonerd("verify", "--quick", "--record")
+    watched.wait_for("ZonerdVerifyFailed")
 
 
 def reading_commands() -> set[str]:

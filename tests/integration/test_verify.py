@@ -25,7 +25,7 @@ from services.kafka import KafkaBroker
 from services.process import wait_until
 from services.valkey import ValkeyServer
 from zonerd import aggregator, config, consumer
-from zonerd.errors import ANSWER_IS_NO, DONE, SERVICE_UNAVAILABLE, ServiceUnavailable
+from zonerd.errors import ANSWER_IS_NO, DONE, REFUSED, SERVICE_UNAVAILABLE, ServiceUnavailable
 from zonerd.events import encode
 from zonerd.kafka.cluster import Cluster
 from zonerd.kafka.reader import Reader
@@ -664,6 +664,44 @@ def test_nothing_is_committed_to_kafka_or_written_to_a_file(world: World) -> Non
     before = state()
     world.verify()
     assert state() == before
+
+
+def test_recorded_it_leaves_its_whole_report_and_ends_as_it_does_without(world: World) -> None:
+    file = world.config.data_dir / "verify.json"
+    ended = world.run("verify", "--json")
+    assert (ended.returncode, file.exists()) == (DONE, False)
+    assert world.run("verify", "--record").returncode == DONE
+    left = json.loads(file.read_text())
+    assert time.time() - 60 < left.pop("ended_s") < time.time()
+    assert left.keys() == json.loads(ended.stdout).keys()
+    assert left["checks"].keys() == {"broker", "history", "answers", "redis"}
+    assert file.stat().st_mode & 0o777 == 0o600
+    world.redis.hset("zonerd:total", "nap", 1)
+    assert world.run("verify", "--quick", "--record").returncode == ANSWER_IS_NO
+    left = json.loads(file.read_text())
+    assert (left["quick"], left["exit_code"], left["checks"]["redis"]["differing"]) == (True, ANSWER_IS_NO, 1)
+
+
+def test_a_run_that_came_to_no_report_is_recorded_with_its_reason(world: World) -> None:
+    events = world.config.data_dir / "events.db"
+    kept = events.read_bytes()
+    for content, code, reason in ((b"x" * 5000, REFUSED, "not a database"), (b"", SERVICE_UNAVAILABLE, "not there")):
+        events.write_bytes(content)
+        assert world.run("verify", "--record").returncode == code
+        left = json.loads((events.parent / "verify.json").read_text())
+        assert left["exit_code"] == code
+        assert reason in left["reason"]
+    events.write_bytes(kept)
+
+
+def test_what_cannot_be_recorded_is_said_and_no_success_but_a_difference_stays_one(world: World) -> None:
+    (world.config.data_dir / "verify.json").mkdir()
+    ended = world.run("verify", "--quick", "--record")
+    assert ended.returncode == SERVICE_UNAVAILABLE
+    assert "zonerd: not recorded: store: " in ended.stderr
+    assert "redis    equal" in ended.stdout
+    world.redis.hset("zonerd:total", "nap", 1)
+    assert world.run("verify", "--quick", "--record").returncode == ANSWER_IS_NO
 
 
 def test_no_read_is_open_between_two_steps_so_that_the_wal_can_be_emptied(world: World) -> None:

@@ -23,9 +23,9 @@ def command(session: Session, dest: Path, keep: int | None, as_json: bool) -> No
     """Copy events.db and rollups.db into a new folder DEST/<time, UTC>, checked, beside a running zonerd or none.
 
     Writes below DEST only (which is made; it may lie in the data directory, and is better on another disk), and the
-    success to backup.json. The folder gets its name, which is all of stdout, once the copy is whole. While it is made
-    what the pipeline writes stays in the WAL. --keep removes copies of this history alone. To restore: stop, put both
-    files in the place of the old ones, `-wal` and `-shm` away, start.
+    success to backup.json, for the watchdog's /metrics. The folder gets its name, which is all of stdout, once the copy
+    is whole. While it is made what the pipeline writes stays in the WAL. --keep removes copies of this history alone.
+    To restore: stop, put both files in the place of the old ones, `-wal` and `-shm` away, start.
 
     Exits 69 while there is no history or a disk fails, 78 if a file is damaged, DEST cannot serve or is too small.
     """

@@ -13,12 +13,13 @@ from zonerd.kafka.cluster import Cluster
 from zonerd.kafka.reader import Reader
 from zonerd.store.answers import Answers
 from zonerd.store.audit import Audit
+from zonerd.store.outcomes import Check
 from zonerd.verify.broker import Broker, check_broker
 from zonerd.verify.counts import check_answers
 from zonerd.verify.coverage import check_history
 from zonerd.verify.noted import Noted, Tell, note, settled
 from zonerd.verify.published import check_redis
-from zonerd.verify.report import Check, Part, Report
+from zonerd.verify.report import Part, Report
 
 __all__ = ["Report", "Tell", "verify"]
 

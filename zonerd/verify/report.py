@@ -5,12 +5,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 from zonerd.errors import ANSWER_IS_NO, DONE, SERVICE_UNAVAILABLE
 from zonerd.store.history import Partition
+from zonerd.store.outcomes import Check
 
 SCHEMA: Final = 1
 MAX_NAMED: Final = 20
 """Differences that are named; the others are counted."""
 
-Check = Literal["broker", "history", "answers", "redis"]
 Result = Literal["equal", "different", "unavailable", "disabled"]
 
 

@@ -14,6 +14,7 @@ from zonerd.supervise import RESTARTING
 from zonerd.supervise.listener import REMOTE, STOPPING, TICK, Event, Listener, SupervisordGone
 from zonerd.supervise.remote import STATES, Process, Remote
 from zonerd.watchdog.polls import Answer, Polls
+from zonerd.watchdog.recorded import Recorded
 from zonerd.watchdog.systemd import Systemd
 from zonerd.watchdog.watched import KILL_AFTER_S, RETRY_AFTER_S, RUNNING, Watched
 
@@ -40,7 +41,8 @@ def run(  # noqa: PLR0913 - whom it watches, and all whom it hears and tells
     watchdog = Watchdog(config, log, health, remote, systemd)
     log.info("started", processes=list(config.processes))
     asked = Polls(config, tuple(name for name in config.processes if name != ROLE))
-    with systemd, remote, asked, Endpoint(Listening.of(config, ROLE), health, watchdog.report):
+    recorded = Recorded(config.data_dir)
+    with systemd, remote, asked, recorded, Endpoint(Listening.of(config, ROLE), health, watchdog.report):
         while not shutdown.requested:
             try:
                 event = listener.next(LOOK_EVERY_S)
