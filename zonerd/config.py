@@ -333,12 +333,21 @@ def _convert_key(  # noqa: PLR0913 - one key, where it goes, and whom to blame
         value = {**msgspec.to_builtins(into.get(name, {})), inner: value}
     elif isinstance(value, str) and kinds[name] in (Simulate, Ports, dict[str, str]):
         value = _parse_table(value)
-    elif isinstance(value, dict) and kinds[name] == dict[str, str]:
-        value = {str(inner): _as_property(one) for inner, one in value.items()}
+    if isinstance(value, dict) and kinds[name] == dict[str, str]:
+        value = dict(_properties(value))
     try:
         into[name] = msgspec.convert(value, kinds[name], strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
         problems.append(f"{origin}: {section}.{key}: {_wanted(error, kinds[name])}")
+
+
+def _properties(table: Mapping[str, object], within: str = "") -> Iterator[tuple[str, object]]:
+    """Give the properties of a table by name: `security.protocol = "ssl"` is a table in a table, if unquoted."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _properties(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", _as_property(value)
 
 
 def _as_property(value: object) -> object:

@@ -68,6 +68,11 @@ class Producer:
         """True when messages wait and the broker has acknowledged none for some seconds."""
         return self._writer.stalled
 
+    @property
+    def on_trial(self) -> bool:
+        """True after a failure until a message is taken again."""
+        return self._writer.on_trial
+
     def finish(self) -> None:
         """Wait for what is on its way; the source learns of all that was acknowledged."""
         self._writer.flush(STALLED_STOP_BUDGET_S if self._writer.stalled else STOP_BUDGET_S)
@@ -202,7 +207,7 @@ def _produce(  # noqa: PLR0913 - what one loop looks at
             _judge_source(source, health)  # first: else it were ready for a moment without a source
             if producer.stalled:
                 health.fail("kafka", "messages are not acknowledged; they wait")
-            else:
+            elif not producer.on_trial:
                 health.hold("kafka")
         except ServiceUnavailable as error:
             health.fail(error.service, error.reason)

@@ -40,6 +40,7 @@ BAD = [
     ('[kafka]\ncreate_topic = "hunter2"', "kafka.create_topic", "hunter2"),
     ('[kafka.properties]\n"group.id" = "hunter2"', "kafka.properties.group.id", "hunter2"),
     ('[kafka.properties]\n"sasl.password" = "hunter2"', "kafka.properties.sasl.password", "hunter2"),
+    ('[kafka.properties]\nsasl.password = "hunter2"', "kafka.properties.sasl.password", "hunter2"),
     ('[kafka.properties]\n"test.mock.num.brokers" = 7777', "kafka.properties.test.mock.num.brokers", "7777"),
     ('[kafka.properties]\n"enable.idempotence" = false', "kafka.properties.enable.idempotence", "false"),
     ('[kafka.properties]\nx = ["hunter2"]', "kafka.properties", "hunter2"),
@@ -199,6 +200,14 @@ def test_one_value_of_a_table_can_be_set_alone() -> None:
 def test_a_property_may_be_written_as_a_number_or_a_boolean(tmp_path: Path) -> None:
     path = _write(tmp_path, '[kafka.properties]\n"linger.ms" = 5\n"socket.keepalive.enable" = true')
     assert load(path, {}, []).config.kafka.properties == {"linger.ms": "5", "socket.keepalive.enable": "true"}
+
+
+def test_a_kafka_property_may_be_written_without_quotes(tmp_path: Path) -> None:
+    path = _write(tmp_path, '[kafka.properties]\nsecurity.protocol = "SASL_SSL"\nssl.ca.location = "/ca.pem"')
+    wanted = {"security.protocol": "SASL_SSL", "ssl.ca.location": "/ca.pem"}
+    assert load(path, {}, []).config.kafka.properties == wanted
+    inline = {"ZONERD_KAFKA__PROPERTIES": '{security.protocol = "SASL_SSL", "ssl.ca.location" = "/ca.pem"}'}
+    assert load(None, inline, []).config.kafka.properties == wanted
 
 
 @pytest.mark.parametrize("override", ["kafka.topic", "topic=x", "", "=x"])

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type:
 
 from zonerd import config
 from zonerd.errors import ServiceUnavailable
-from zonerd.kafka.connection import REQUEST_TIMEOUT_S, Notes, build, properties, unavailable
+from zonerd.kafka.connection import FORBIDDEN, REQUEST_TIMEOUT_S, Notes, build, properties, unavailable
 from zonerd.kafka.watch import Watch
 
 MADE_WITHIN_S: Final = 1.0
@@ -79,12 +79,14 @@ class Cluster:
         if found is not None:
             return found
         if not self._kafka.create_topic:
-            raise ServiceUnavailable("kafka", f"there is no topic {topic}, and kafka.create_topic is false")
+            unseen = f"there is no topic {topic}, or no ACL lets this user see it"
+            raise ServiceUnavailable("kafka", f"{unseen}; and kafka.create_topic is false")
         self.create_topic()
         deadline = time.monotonic() + MADE_WITHIN_S
         while (found := self.incarnation()) is None:
             if time.monotonic() > deadline:
-                raise ServiceUnavailable("kafka", f"topic {topic} was made, but is not there yet")
+                unseen = f"topic {topic} was made, but is not there yet, or no ACL lets this user see it"
+                raise ServiceUnavailable("kafka", unseen)
             time.sleep(0.05)
         return found
 
@@ -138,7 +140,9 @@ class Cluster:
         try:
             answers = self._consumer.committed(wanted, timeout=REQUEST_TIMEOUT_S)
         except KafkaException as error:
-            raise unavailable(error) from None
+            told = self._consumer.poll(0)  # why there is no coordinator comes as a message
+            cause = unavailable(error if told is None else told.error())
+            raise ServiceUnavailable("kafka", f"group {self._kafka.group_id}: {cause.reason}") from None
         return {one.partition: one.offset for one in answers if one.offset >= 0}
 
     def is_compacted(self) -> bool:
@@ -172,6 +176,9 @@ class Cluster:
             for future in self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S).values():
                 future.result(timeout=REQUEST_TIMEOUT_S + 1)
         except KafkaException as error:
+            if error.args[0].code() in FORBIDDEN:
+                unseen = f"there is no topic {self._kafka.topic}, or no ACL lets this user see it"
+                raise ServiceUnavailable("kafka", f"{unseen}; and none lets this user make it") from None
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise unavailable(error) from None
         except TimeoutError:
@@ -190,10 +197,13 @@ class Cluster:
 
     def _metadata(self) -> Any:  # noqa: ANN401 - librdkafka's, and it stays here
         try:
-            return self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)  # it learns of new partitions by this, too
+            metadata = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S)  # it learns of new partitions by this, too
         except KafkaException as error:
-            reason = f"{self._kafka.bootstrap_servers}: {unavailable(error).reason}"
+            self.listen()
+            reason = f"{self._kafka.bootstrap_servers}: {self.notes.cause or unavailable(error).reason}"
             raise ServiceUnavailable("kafka", reason) from None
+        self.notes.cause = ""
+        return metadata
 
     def _describe(self) -> "Future[Any]":
         wanted = TopicCollection([self._kafka.topic])

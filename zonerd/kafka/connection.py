@@ -18,6 +18,19 @@ REQUEST_TIMEOUT_S: Final = 5.0
 
 _KEPT_LINES: Final = 20
 _DIGITS: Final = re.compile(r"[0-9]+")
+_CAUSES: Final = (
+    KafkaError._AUTHENTICATION,  # noqa: SLF001 - how librdkafka names its own errors
+    KafkaError._SSL,  # noqa: SLF001
+    KafkaError._RESOLVE,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+)
+"""Why a connection is not made."""
+FORBIDDEN: Final = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
+"""What a broker says where an ACL is missing."""
 
 
 class Line(NamedTuple):
@@ -53,20 +66,21 @@ class Notes(logging.Handler):
     """What a client's callbacks told, for its owner's loop to read: a callback never raises and never writes.
 
     `connections_lost` only grows, perhaps by more than one at a loss; `lines` are librdkafka's own log lines, the
-    oldest dropped first.
+    oldest dropped first. `cause` says why no connection is made; whoever sees that one is made clears it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.connections_lost = 0
         self._connections: dict[str, tuple[int, int]] = {}
-        self.fatal = ""
+        self.cause = ""
+        self._cause_code = 0
         self.lines: deque[Line] = deque(maxlen=_KEPT_LINES)
 
     def on_error(self, error: KafkaError) -> None:
-        """Note an error after which the client is of no more use."""
-        if error.fatal():
-            self.fatal = error.str()
+        """Note why a connection is not made, in words that stay the same while that does."""
+        if error.code() in _CAUSES and not (self.cause and error.code() == self._cause_code):
+            self.cause, self._cause_code = _cause(error), error.code()
 
     def on_statistics(self, text: str) -> None:
         """Note a connection that was lost without a line, as where librdkafka begins anew with all brokers."""
@@ -128,6 +142,15 @@ def unavailable(error: KafkaException | KafkaError) -> ServiceUnavailable:
     """Give the error of ours for one of librdkafka's."""
     inner = error.args[0] if isinstance(error, KafkaException) else error
     return ServiceUnavailable("kafka", inner.str() if isinstance(inner, KafkaError) else str(inner))
+
+
+def _cause(error: KafkaError) -> str:
+    """Give what librdkafka says without its own place and times; of certificates it does not say what is to be done."""
+    text = re.sub(r" \(after \d+ms in state \w+[^)]*\)$", "", error.str())
+    text = re.sub(r"^\S+/(bootstrap|\d+): ", "", text)
+    if "certificate verify failed" in text:
+        return "the broker's certificate is of no authority in ssl.ca.location, or for another host name than this"
+    return text
 
 
 def _scrubbed(error: Exception, values: dict[str, Any]) -> str:

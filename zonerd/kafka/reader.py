@@ -105,7 +105,7 @@ class Reader:
             raise unavailable(error) from None
         fitting, value_bytes = self._fitting(messages)
         self._pending = messages[fitting:]
-        return _sorted(messages[:fitting], value_bytes)
+        return _sorted(messages[:fitting], value_bytes, self.commit_errors)
 
     def low_watermark(self, partition: int) -> int:
         """Give where the partition's log began when it was fetched last; 0 while that is not known."""
@@ -236,8 +236,11 @@ class Reader:
             self._committed.update({place.partition: place.offset for place in places})
 
 
-def _sorted(messages: list[_Message], value_bytes: int) -> Taken:
-    """Sort messages, whose texts and values hold so many bytes, into records and what went wrong."""
+def _sorted(messages: list[_Message], value_bytes: int, commit_errors: list[KafkaError]) -> Taken:
+    """Sort messages, whose texts and values hold so many bytes, into records and what went wrong.
+
+    That we may not use the group concerns commits only, which are advice.
+    """
     records = [
         Record(message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value())
         for message in messages
@@ -248,7 +251,10 @@ def _sorted(messages: list[_Message], value_bytes: int) -> Taken:
     errors = [(message, error) for message in messages if (error := message.error()) is not None]
     taken = Taken(records, {}, set(), {}, value_bytes - sum(len(message) for message, _ in errors))
     for message, error in errors:
-        _note_error(message, error, taken)
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            commit_errors.append(error)
+        else:
+            _note_error(message, error, taken)
     return taken
 
 

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from zonerd import config
-from zonerd.kafka.connection import Notes, build, properties
+from zonerd.kafka.connection import FORBIDDEN, Notes, build, properties
 from zonerd.metrics import PRODUCER_BYTES, PRODUCER_DELIVERED, PRODUCER_DELIVERY, PRODUCER_ERRORS, PRODUCER_QUEUED
 
 P = TypeVar("P")
@@ -95,6 +96,7 @@ class Writer(Generic[P]):
         self._took_s: list[float] = []
         self._settled_at = time.monotonic()
         self._closing = False
+        self._renewed = False
         self._client = self._connect()
 
     def __enter__(self) -> Self:
@@ -118,6 +120,11 @@ class Writer(Generic[P]):
         """True when messages wait and none was settled for some seconds."""
         return bool(self._pending) and time.monotonic() - self._settled_at > _STALLED_AFTER_S
 
+    @property
+    def on_trial(self) -> bool:
+        """True from `renew` on until a message is settled: whether the failure has passed is not known yet."""
+        return bool(self._pending) and self._renewed
+
     def send(self, value: bytes, key: bytes | None, position: P) -> None:
         """Hand over one message that came from this position."""
         if not self._pending:
@@ -134,7 +141,7 @@ class Writer(Generic[P]):
 
     def poll(self, timeout_s: float) -> None:
         """Take delivery reports, waiting so long for the first."""
-        self._client.poll(timeout_s)
+        self._serve(self._client.poll, timeout_s)
         self._count()
 
     def flush(self, timeout_s: float) -> bool:
@@ -157,9 +164,9 @@ class Writer(Generic[P]):
         """After `broken`: begin anew with another client, and send again in order all that is not settled."""
         self._abandon(_STALLED_AFTER_S)
         self.broken = ""
-        self.notes.fatal = ""
         self._closing = False
         self._settled_at = time.monotonic()
+        self._renewed = True
         self._client = self._connect()
         for entry in list(self._pending):
             if not entry.settled:
@@ -185,6 +192,7 @@ class Writer(Generic[P]):
             self._fail(error)
             return
         entry.settled = True
+        self._renewed = False
         self._settled_at = time.monotonic()
         if entry is self._pending[0]:
             self._sweep()
@@ -209,13 +217,22 @@ class Writer(Generic[P]):
         self._refusals.append(Refusal(entry.position, _REASONS[code], size_bytes))
         return True
 
+    def _serve(self, call: Callable[[float], int], timeout_s: float) -> None:
+        """Let librdkafka call back; an error after which this client is of no more use comes as an exception."""
+        try:
+            call(timeout_s)
+        except KafkaException as error:
+            self.broken = ""  # a report may have come before it, which says less
+            self._fail(error.args[0])
+
     def _fail(self, error: KafkaError) -> None:
         if self._closing:
             return
         self._failures[_REASONS.get(error.code(), "other")] += 1
         if not self.broken:
-            self.broken = self.notes.fatal or error.str()
-            self.may_be_renewed = bool(self.notes.fatal) or error.code() in _MENDED_BY_RENEWAL
+            forbidden = error.code() in FORBIDDEN
+            self.broken = f"no ACL lets this user write to {self._topic}: {error.str()}" if forbidden else error.str()
+            self.may_be_renewed = not forbidden and (error.fatal() or error.code() in _MENDED_BY_RENEWAL)
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 self._batch_bytes = max(self._batch_bytes // 4, 1)
 
@@ -243,10 +260,10 @@ class Writer(Generic[P]):
 
         What may yet arrive is given some patience: sent again, it would be in the topic twice.
         """
-        self._client.flush(patience_s)
+        self._serve(self._client.flush, patience_s)
         self._closing = True
         self._client.purge()
-        self._client.flush(1.0)
+        self._serve(self._client.flush, 1.0)
         self._count()
 
 
