@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -36,7 +36,8 @@ def free_ports(count: int) -> list[int]:
 class KafkaBroker:
     """A broker that runs from construction on; `stop` ends it and `start` goes on over the same data and port.
 
-    `auto_create_topics`: a topic asked for by name is made. `properties` are added to its server.properties.
+    `auto_create_topics`: a topic asked for by name is made. `properties` are added to its server.properties, `ports`
+    are those of its listener and its controller. Not `alone`, it is one of several, and waits to be launched.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class KafkaBroker:
         auto_create_topics: bool = False,
         properties: Mapping[str, str] | None = None,
         cluster_id: str = CLUSTER_ID,
+        ports: Sequence[int] = (),
+        alone: bool = True,
     ) -> None:
         java = shutil.which("java")
         if java is None or not any(LIBS.glob("kafka_*.jar")):
@@ -56,17 +59,18 @@ class KafkaBroker:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = self.folder / "data"
         self.log = self.folder / "kafka.log"
-        self.port, self._controller_port = free_ports(2)
+        self.port, self._controller_port = ports or free_ports(2)
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self._properties = self.folder / "server.properties"
         self._write_properties(auto_create_topics, properties or {})
         self._run("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self._properties))
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
+        if alone:
+            try:
+                self.start()
+            except BaseException:
+                self.close()
+                raise
         self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     @property
@@ -82,6 +86,11 @@ class KafkaBroker:
 
     def start(self) -> None:
         """Start it over its data and wait until it answers."""
+        self.launch()
+        self.wait_for_answer()
+
+    def launch(self) -> None:
+        """Start it over its data."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self._command("-Xmx512m"), "kafka.Kafka", str(self._properties)],
@@ -91,6 +100,9 @@ class KafkaBroker:
                 cwd=self.folder,
                 start_new_session=True,
             )
+
+    def wait_for_answer(self) -> None:
+        """Wait until it answers."""
         wait_until(self._answers, START_DEADLINE_S, lambda: f"Kafka answers\n{tail(self.log)}")
 
     def stop(self) -> None:

@@ -24,7 +24,16 @@ _CAUSES: Final = (
     KafkaError._RESOLVE,  # noqa: SLF001
     KafkaError._TRANSPORT,  # noqa: SLF001
 )
-"""Why a connection is not made."""
+"""Why a connection is not made, what says most of it first: what follows from it comes too."""
+_OTHER_PROTOCOL: Final = (
+    "the broker closes the connection at once; is kafka.properties.security.protocol that of this port?"
+)
+_IN_OUR_WORDS: Final = {
+    "certificate verify failed": (
+        "the broker's certificate is of no authority in ssl.ca.location, or for another host name than this"
+    ),
+    "SSL connection closed by peer": _OTHER_PROTOCOL,
+}
 FORBIDDEN: Final = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -74,13 +83,13 @@ class Notes(logging.Handler):
         self.connections_lost = 0
         self._connections: dict[str, tuple[int, int]] = {}
         self.cause = ""
-        self._cause_code = 0
+        self._cause_rank = 0
         self.lines: deque[Line] = deque(maxlen=_KEPT_LINES)
 
     def on_error(self, error: KafkaError) -> None:
         """Note why a connection is not made, in words that stay the same while that does."""
-        if error.code() in _CAUSES and not (self.cause and error.code() == self._cause_code):
-            self.cause, self._cause_code = _cause(error), error.code()
+        if error.code() in _CAUSES:
+            self._note_cause(_cause(error), _CAUSES.index(error.code()))
 
     def on_statistics(self, text: str) -> None:
         """Note a connection that was lost without a line, as where librdkafka begins anew with all brokers."""
@@ -95,10 +104,16 @@ class Notes(logging.Handler):
         text = line.getMessage()
         if text.startswith("FAIL ") and " in state UP" in text:
             self.connections_lost += 1  # the error callback hears only of connections that could not be made
+        if text.startswith("FAIL ") and " in state APIVERSION_QUERY" in text:
+            self._note_cause(_OTHER_PROTOCOL, len(_CAUSES))  # this the error callback does not hear of
         if text.startswith("CONFWARN ") and "will be ignored by this" in text:
             return  # kafka.properties is one list for producers and consumers
         if not self.lines or _DIGITS.sub("", self.lines[-1].text) != _DIGITS.sub("", text):
             self.lines.append(Line(_level(line.levelno), text))
+
+    def _note_cause(self, cause: str, rank: int) -> None:
+        if not self.cause or rank < self._cause_rank:
+            self.cause, self._cause_rank = cause, rank
 
     def taken(self) -> list[Line]:
         """Give the lines that were noted since the last call; those that come meanwhile are for the next one."""
@@ -148,9 +163,7 @@ def _cause(error: KafkaError) -> str:
     """Give what librdkafka says without its own place and times; of certificates it does not say what is to be done."""
     text = re.sub(r" \(after \d+ms in state \w+[^)]*\)$", "", error.str())
     text = re.sub(r"^\S+/(bootstrap|\d+): ", "", text)
-    if "certificate verify failed" in text:
-        return "the broker's certificate is of no authority in ssl.ca.location, or for another host name than this"
-    return text
+    return next((ours for theirs, ours in _IN_OUR_WORDS.items() if theirs in text), text)
 
 
 def _scrubbed(error: Exception, values: dict[str, Any]) -> str:
