@@ -21,6 +21,7 @@ test:  ## set up all that tests need, and run every test against real services (
 	@$(SETUP)/kafka
 	@$(SETUP)/packages systemd
 	@$(SETUP)/prometheus
+	@$(SETUP)/redis
 	@$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
 
 unit:  ## run the tests that need no service (under 20 s)
