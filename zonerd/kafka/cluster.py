@@ -63,6 +63,7 @@ class Cluster:
         found = self._listed()
         if found is None or self._has_no_ids(found.cluster_id):
             return found
+        self._find_controller()
         try:
             description = self._describe().result(timeout=REQUEST_TIMEOUT_S + 1)
         except KafkaException as error:
@@ -166,6 +167,7 @@ class Cluster:
         if self._has_no_ids(self._cluster_id()):
             self._make_by_asking()
             return
+        self._find_controller()
         topic = NewTopic(
             self._kafka.topic,
             num_partitions=self._kafka.topic_partitions,
@@ -204,6 +206,13 @@ class Cluster:
             raise ServiceUnavailable("kafka", reason) from None
         self.notes.cause = ""
         return metadata
+
+    def _find_controller(self) -> None:
+        """Let the client know who answers such questions now: else it waits for the one that it knew, for minutes."""
+        try:
+            self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            raise unavailable(error) from None
 
     def _describe(self) -> "Future[Any]":
         wanted = TopicCollection([self._kafka.topic])
