@@ -92,11 +92,12 @@ def stored(place: Place) -> Place:
     return place
 
 
-def publish_twice_and_read(place: Place) -> None:
+def publish_twice_and_read(place: Place, *overrides: str) -> None:
     """Do all that is done with Redis: publish, find it as it was left, read it."""
+    settings = config.load(place.file, {}, overrides).config
     for _ in range(2):
-        aggregator.catch_up(place.config, PASSWORD, structlog.get_logger())
-    with Cache(place.config.redis, PASSWORD) as cache:
+        aggregator.catch_up(settings, PASSWORD, structlog.get_logger())
+    with Cache(settings.redis, PASSWORD) as cache:
         published = cache.read()
     assert published is not None
     assert published.values["activity_summary"] == '[["sleep", 5]]'
@@ -128,6 +129,14 @@ def test_nothing_is_granted_in_vain(stored: Place, rule: str) -> None:
 def test_without_info_all_is_published(stored: Place) -> None:
     stored.redis.set_user(WITHOUT_INFO)
     publish_twice_and_read(stored)
+
+
+def test_another_database_needs_select(stored: Place) -> None:
+    url = f"redis.url=rediss://zonerd@{stored.redis.address}/1"
+    with pytest.raises(ServiceUnavailable, match="'select'"):
+        publish_twice_and_read(stored, url)
+    stored.redis.set_user(f"{LINE} +select")
+    publish_twice_and_read(stored, url)
 
 
 def test_who_only_reads_needs_what_the_page_says(stored: Place) -> None:
