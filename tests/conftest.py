@@ -1,7 +1,6 @@
 """What every test may ask for: real services, a fresh topic, a data directory, the program as a process."""
 
 import json
-import os
 import random
 import shutil
 import uuid
@@ -11,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from services.fixtures import ConfigFile, MakeTopic, StartZonerd
-from services.kafka import KafkaBroker, Missing
+from services.kafka import KafkaBroker
+from services.missing import required
 from services.process import ZonerdProcess
 from services.valkey import ValkeyServer
 
 TESTS = Path(__file__).parent
-KINDS = ("unit", "integration", "acceptance")
+KINDS = ("unit", "integration", "acceptance", "deployment")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,12 +47,8 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaBroker]:
     """One real broker for the whole session; a test that stops it starts it again."""
-    try:
+    with required():
         broker = KafkaBroker()
-    except Missing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
     yield broker
     broker.close()
 

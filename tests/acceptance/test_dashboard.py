@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from services import alerts
-from services.kafka import KafkaBroker, Missing, free_ports
+from services.kafka import KafkaBroker, free_ports
+from services.missing import required
 from services.process import ZonerdProcess, wait_until
 from services.prometheus import PrometheusServer, program, run
 from services.valkey import ValkeyServer
@@ -103,12 +104,8 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, kafka: KafkaBroker) -> Iterator[Watched]:
     """One pipeline for all: each test leaves it as it was."""
-    try:
+    with required():
         program("prometheus")
-    except Missing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
     kafka.create_topic("watched", 4)
     with (
         closing(ValkeyServer()) as valkey,

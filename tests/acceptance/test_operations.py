@@ -17,8 +17,9 @@ from typing import NamedTuple
 import pytest
 
 from services.clone import CHECKOUT, Clone
-from services.journald import UNIT, Journald, Missing
+from services.journald import UNIT, Journald
 from services.kafka import KafkaBroker, free_ports
+from services.missing import Missing
 from services.process import wait_until
 from services.valkey import ValkeyServer
 

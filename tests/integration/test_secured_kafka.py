@@ -14,8 +14,8 @@ from confluent_kafka.admin import AclBinding
 from services import verbs
 from services.certificates import Authority
 from services.fixtures import StartZonerd
-from services.kafka import Missing
 from services.kafka_tools import make_tools
+from services.missing import required
 from services.pages import DOCS, blocks, configuration, replaced
 from services.process import ZonerdProcess, wait_until
 from services.secured_kafka import SecuredKafka, allow
@@ -38,12 +38,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[SecuredKafka]:
     """One broker for the module, which knows the user zonerd."""
-    try:
+    with required():
         kafka = SecuredKafka(tmp_path_factory.mktemp("kafka"), authority)
-    except Missing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
     kafka.set_password("zonerd", PASSWORD)
     yield kafka
     kafka.close()

@@ -1,6 +1,5 @@
 """docs/deploy.md on three brokers: one is killed under load, and each record is stored once."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import apsw
 import pytest
 
 from services.fixtures import StartZonerd
-from services.kafka import Missing
 from services.kafka_cluster import KafkaCluster
+from services.missing import required
 from services.pages import configuration
 from services.process import wait_until
 from services.verbs import does
@@ -20,12 +19,8 @@ EVENTS = 100_000
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    try:
+    with required():
         cluster = KafkaCluster(tmp_path_factory.mktemp("cluster"))
-    except Missing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
     yield cluster
     cluster.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from services.missing import Missing
 from services.process import tail, wait_until
 
 BINARY = Path("/lib/systemd/systemd-journald")
@@ -34,10 +35,6 @@ exec sleep infinity
 """
 
 _AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-
-
-class Missing(Exception):
-    """No journald can be run here."""
 
 
 class Journald:

@@ -12,16 +12,13 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from services.missing import Missing
 from services.process import tail, wait_until
 
 LIBS = Path(__file__).parents[2] / ".cache" / "kafka" / "libs"
 START_DEADLINE_S = 60.0
 ANSWER_DEADLINE_S = 30.0
 CLUSTER_ID = "em9uZXJkLWZvci10ZXN0cw"
-
-
-class Missing(Exception):
-    """What the service is made of is not installed."""
 
 
 def free_ports(count: int) -> list[int]:

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from services.kafka import LIBS, Missing
+from services.kafka import LIBS
+from services.missing import Missing
 
 _CLASSES: Final = {
     "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",

@@ -11,7 +11,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from services.kafka import Missing, free_ports
+from services.kafka import free_ports
+from services.missing import Missing
 from services.process import tail, wait_until
 
 BIN = Path(__file__).parents[2] / ".cache" / "prometheus" / "bin"

@@ -10,7 +10,8 @@ from pathlib import Path
 import redis
 
 from services.certificates import Authority
-from services.kafka import Missing, free_ports
+from services.kafka import free_ports
+from services.missing import Missing
 from services.process import tail, wait_until
 
 UNPACKED = Path(__file__).parents[2] / ".cache" / "redis"
