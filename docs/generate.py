@@ -31,10 +31,11 @@ added. [What an exit code says](exit-codes.md)."""
 
 CONFIGURATION: Final = """\
 Each key with its default and its meaning, as `zonerd config init` writes them. Order: defaults < file < environment <
-`-X section.key=value`. In the environment a key is `ZONERD_SECTION__KEY`, such as `ZONERD_KAFKA__TOPIC`. A relative
-path counts from the file's folder. A section names the process to restart after a change in it, or the service. An
-unknown key, or a value that may not be, ends every command with exit code 78, and all errors are named at once.
-`zonerd config show --origin` says which values hold and where each comes from."""
+`-X section.key=value`. In the environment a key is `ZONERD_SECTION__KEY`, such as `ZONERD_KAFKA__TOPIC`; one value of a
+table is `ZONERD_PRODUCER__SIMULATE__USERS`, and in `ZONERD_KAFKA__PROPERTIES__SECURITY_PROTOCOL` each `_` of the
+property is a dot. A relative path counts from the file's folder. A section names the process to restart after a change
+in it, or the service. An unknown key, or a value that may not be, ends every command with exit code 78, and all errors
+are named at once. `zonerd config show --origin` says which values hold and where each comes from."""
 
 EXIT_CODES: Final = "Of every `zonerd` command. `zonerd ctl` has supervisorctl's own, which agree."
 

@@ -34,6 +34,7 @@ class Store(_Section, frozen=True):
 
     data_dir: str = ""
     run_dir: str = ""
+    log_dir: str = ""
     min_free_bytes: int = 268_435_456
     max_wal_bytes: int = 1_073_741_824
 
@@ -156,6 +157,11 @@ class Config(msgspec.Struct, frozen=True):
     def run_dir(self) -> Path:
         """The folder of the socket and of what lives only while zonerd runs."""
         return Path(self.store.run_dir)
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of the supervised processes' log files."""
+        return Path(self.store.log_dir)
 
     @property
     def processes(self) -> tuple[str, ...]:
@@ -292,10 +298,18 @@ def _without_values(error: Exception) -> str:
 def _environment_layer(environment: Mapping[str, str]) -> Layer:
     values: dict[str, object] = {}
     for name, value in environment.items():
-        section, separator, key = name.removeprefix("ZONERD_").partition("__")
+        section, separator, key = name.removeprefix("ZONERD_").lower().partition("__")
         if name.startswith("ZONERD_") and separator:
-            values[f"{section}.{key}".lower()] = value
+            values[f"{section}.{_key_in_environment(section, key)}"] = value
     return Layer("the environment", values)
+
+
+def _key_in_environment(section: str, key: str) -> str:
+    """Give the key that a variable names; of a Kafka property `_` is every dot: no name of a variable may have one."""
+    name, separator, inner = key.partition("__")
+    if (section, name) == ("kafka", "properties"):
+        inner = inner.replace("_", ".")
+    return f"{name}.{inner}" if separator else name
 
 
 def _override_layer(overrides: Sequence[str]) -> Layer:
@@ -387,12 +401,13 @@ def _with_paths(config: Config, path: Path | None, environment: Mapping[str, str
         return os.path.normpath(folder / Path(name).expanduser()) if name else ""
 
     state = Path(environment.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "zonerd"
-    data_dir = absolute(config.store.data_dir) or environment.get("STATE_DIRECTORY") or str(state)
-    run_dir = absolute(config.store.run_dir) or environment.get("RUNTIME_DIRECTORY") or _default_run_dir(data_dir)
+    data_dir = absolute(config.store.data_dir) or _first(environment, "STATE_DIRECTORY") or str(state)
+    run_dir = absolute(config.store.run_dir) or _first(environment, "RUNTIME_DIRECTORY") or _default_run_dir(data_dir)
+    log_dir = absolute(config.store.log_dir) or _first(environment, "LOGS_DIRECTORY") or f"{data_dir}/log"
     replace = msgspec.structs.replace
     return replace(
         config,
-        store=replace(config.store, data_dir=data_dir, run_dir=run_dir),
+        store=replace(config.store, data_dir=data_dir, run_dir=run_dir, log_dir=log_dir),
         kafka=replace(config.kafka, sasl_password_file=absolute(config.kafka.sasl_password_file)),
         producer=replace(config.producer, path=absolute(config.producer.path)),
         redis=replace(
@@ -401,6 +416,11 @@ def _with_paths(config: Config, path: Path | None, environment: Mapping[str, str
             ssl_ca_file=absolute(config.redis.ssl_ca_file),
         ),
     )
+
+
+def _first(environment: Mapping[str, str], name: str) -> str:
+    """Give the first of the directories that systemd gives a unit; '' where there is none."""
+    return environment.get(name, "").partition(":")[0]
 
 
 def _default_run_dir(data_dir: str) -> str:

@@ -197,6 +197,23 @@ def test_one_value_of_a_table_can_be_set_alone() -> None:
     assert config.producer.simulate.users == 7
 
 
+def test_one_value_of_a_table_can_be_set_alone_in_the_environment() -> None:
+    environment = {
+        "ZONERD_KAFKA__PROPERTIES__SECURITY_PROTOCOL": "SASL_SSL",
+        "ZONERD_PRODUCER__SIMULATE__RATE_PER_S": "7",
+        "ZONERD_HTTP__PORT__CONSUMER": "0",
+    }
+    config = load(None, environment, []).config
+    assert config.kafka.properties == {"security.protocol": "SASL_SSL"}
+    assert (config.producer.simulate.rate_per_s, config.http.port.consumer) == (7.0, 0)
+
+
+def test_a_secret_among_the_properties_of_the_environment_is_refused_and_not_shown() -> None:
+    (problem,) = _problems(None, {"ZONERD_KAFKA__PROPERTIES__SASL_PASSWORD": "Env-Pa55"})
+    assert problem.startswith("kafka.properties.sasl.password: ")
+    assert "Env-Pa55" not in problem
+
+
 def test_a_property_may_be_written_as_a_number_or_a_boolean(tmp_path: Path) -> None:
     path = _write(tmp_path, '[kafka.properties]\n"linger.ms" = 5\n"socket.keepalive.enable" = true')
     assert load(path, {}, []).config.kafka.properties == {"linger.ms": "5", "socket.keepalive.enable": "true"}
@@ -235,9 +252,12 @@ def test_a_relative_path_counts_from_the_folder_of_the_file(tmp_path: Path) -> N
 
 
 def test_the_directories_of_systemd_and_of_the_user_are_the_defaults(tmp_path: Path) -> None:
-    systemd = load(None, {"STATE_DIRECTORY": "/s", "RUNTIME_DIRECTORY": "/r"}, []).config
-    assert (systemd.data_dir, systemd.run_dir) == (Path("/s"), Path("/r"))
-    assert load(None, {"XDG_STATE_HOME": str(tmp_path)}, []).config.data_dir == tmp_path / "zonerd"
+    systemd = load(
+        None, {"STATE_DIRECTORY": "/s:/copies", "RUNTIME_DIRECTORY": "/r", "LOGS_DIRECTORY": "/l"}, []
+    ).config
+    assert (systemd.data_dir, systemd.run_dir, systemd.log_dir) == (Path("/s"), Path("/r"), Path("/l"))
+    user = load(None, {"XDG_STATE_HOME": str(tmp_path)}, []).config
+    assert (user.data_dir, user.log_dir) == (tmp_path / "zonerd", tmp_path / "zonerd" / "log")
 
 
 def test_a_run_directory_too_long_for_a_socket_gets_a_short_name() -> None:

@@ -12,6 +12,7 @@ from zonerd.config import Config
 from zonerd.doctor.finding import Finding, fail, ok, warn
 from zonerd.errors import Refused, StoreUnavailable
 from zonerd.store.database import EVENTS, ROLLUPS, Kind
+from zonerd.store.files import chown_line
 from zonerd.store.inspection import inspect
 from zonerd.store.lock import SHARED_FILE_SYSTEMS, file_system
 
@@ -23,6 +24,7 @@ def examine(config: Config) -> Iterator[Finding]:
     """Look at the directories, their disk and what lies in them."""
     yield from _folder("data_dir", config.data_dir)
     yield from _folder("run_dir", config.run_dir)
+    yield from _folder("log_dir", config.log_dir)
     yield from _files(config.data_dir)
     standing = _standing_part_of(config.data_dir)
     yield _kind_of_disk(standing)
@@ -52,8 +54,7 @@ def _folder(key: str, folder: Path) -> Iterator[Finding]:
     status = folder.stat()
     who = f"{folder}: of {_name(status.st_uid)}, mode {_mode(status.st_mode)}"
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        command = f"chown -R {os.geteuid()}:{os.getegid()} {folder}"
-        yield fail(key, f"{who}; {_name(os.geteuid())} may not write it; try: {command}")
+        yield fail(key, f"{who}; {_name(os.geteuid())} may not write it; try: {chown_line(folder)}")
     elif status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield warn(key, f"{who}; others may look inside; try: chmod 700 {folder}")
     else:

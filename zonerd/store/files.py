@@ -1,6 +1,7 @@
-"""The files of a data directory: how large they are, how much the disk still takes, and one put in another's place."""
+"""The files of a data directory: their size, the disk's space, whose they are, and one put in another's place."""
 
 import os
+import shlex
 from pathlib import Path
 
 
@@ -16,6 +17,15 @@ def free_bytes(folder: str | Path) -> int:
     """Give how much this process may still write to the disk of this folder; raises OSError."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def chown_line(folder: Path) -> str:
+    """Give the line that makes a folder this process' own, for a person to type as root.
+
+    A mounted folder may be a container's: then the host knows it by another name, which is said.
+    """
+    line = f"chown -R {os.geteuid()}:{os.getegid()} {shlex.quote(str(folder))}"
+    return f"{line} (from outside a container: the folder that is mounted there)" if folder.is_mount() else line
 
 
 def put(file: Path, content: bytes) -> None:

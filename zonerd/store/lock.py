@@ -14,6 +14,7 @@ from typing import Final, Self
 from zonerd.errors import LockHeld, Refused, StoreUnavailable
 from zonerd.health import Health
 from zonerd.shutdown import Shutdown
+from zonerd.store.files import chown_line
 
 RETRY_S: Final = 1.0
 
@@ -133,7 +134,7 @@ def prepare(data_dir: Path) -> None:
     if kind.startswith(SHARED_FILE_SYSTEMS):
         raise Refused(f"{data_dir}: lies on {kind}; SQLite's WAL needs a disk of this machine")
     if not os.access(data_dir, os.W_OK | os.X_OK):
-        raise Refused(f"{data_dir}: not writable; try: chown -R {os.geteuid()}:{os.getegid()} {data_dir}")
+        raise Refused(f"{data_dir}: not writable; try: {chown_line(data_dir)}")
 
 
 def file_system(folder: Path) -> str:

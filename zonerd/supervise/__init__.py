@@ -15,6 +15,7 @@ from supervisor.options import ClientOptions, UnhosedConfigParser
 
 from zonerd.config import Config
 from zonerd.errors import DONE, Refused
+from zonerd.store.files import chown_line
 
 RESTARTING: Final = "zonerd-restarting"
 """The type of the remote communication that tells event listeners: the stop that follows is none."""
@@ -43,8 +44,7 @@ def prepare(config: Config, config_file: Path | None) -> Place:
     That is the supervisord.conf beside the configuration file when it listens where this configuration
     says, else one in the run directory. Raises Refused.
     """
-    log_dir = config.data_dir / "log"
-    for folder in (config.run_dir, log_dir):
+    for folder in (config.run_dir, config.log_dir):
         _make_private(folder)
     programs = config.run_dir / "programs.conf"
     programs.write_text(render_programs(config.consumer.processes), encoding="utf-8")
@@ -52,7 +52,7 @@ def prepare(config: Config, config_file: Path | None) -> Place:
     if conf is None or not _listens_at(conf, socket_of(config)):
         conf = config.run_dir / "supervisord.conf"
         conf.write_text(render_supervisord("%(here)s"), encoding="utf-8")
-    return Place(conf, programs, log_dir)
+    return Place(conf, programs, config.log_dir)
 
 
 def render_supervisord(run_dir: str) -> str:
@@ -124,4 +124,4 @@ def _make_private(folder: Path) -> None:
     except OSError as error:
         raise Refused(f"{folder}: cannot be made: {error.strerror}") from None
     if status.st_uid != os.geteuid() or not os.access(folder, os.W_OK | os.X_OK):
-        raise Refused(f"{folder}: not ours; try: chown -R {os.geteuid()}:{os.getegid()} {folder}")
+        raise Refused(f"{folder}: not ours; try: {chown_line(folder)}")
