@@ -50,6 +50,9 @@ COMMANDS = (
 SYSTEMD = ("JOURNAL_STREAM", "INVOCATION_ID")
 """What systemd puts into a unit's environment, and thereby into that of all its children."""
 
+_ERROR = "<3>"
+"""How a line begins that journald takes for an error."""
+
 CONFIG_PLACES = (Path("etc/zonerd.toml"), Path("/etc/zonerd/zonerd.toml"))
 
 
@@ -90,8 +93,9 @@ class Ending:
         elif event == "crashed":
             traceback.print_exception(error)
         else:
+            priority = _ERROR if _stderr_is_journal() else ""
             for line in str(error).splitlines():
-                click.echo(f"zonerd: {line}", err=True)
+                click.echo(f"{priority}zonerd: {line}", err=True)
 
 
 class Session:
@@ -252,6 +256,12 @@ def _let_go_of_a_terminal() -> None:
     except OSError as error:
         if error.errno == errno.EIO:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stderr_is_journal() -> bool:
+    """Say whether journald reads our stderr, and so the priority that a line may begin with (sd-daemon(3))."""
+    status = os.fstat(sys.stderr.fileno())
+    return os.environ.get(SYSTEMD[0]) == f"{status.st_dev}:{status.st_ino}"
 
 
 def _fill_missing_streams() -> None:

@@ -24,8 +24,10 @@ def shell_line(program: str, arguments: Sequence[str]) -> str:
 
 
 def shown(path: Path, cwd: Path) -> str:
-    """Give a path as it is shortest to type from `cwd`."""
+    """Give a path as it is shortest to type from `cwd`; whole where that is the root, where nobody sits and types."""
     absolute = os.path.abspath(path)  # noqa: PTH100 - `resolve` would follow links
+    if cwd == Path(cwd.root):
+        return absolute
     relative = os.path.relpath(absolute, cwd)
     return relative if len(relative) < len(absolute) and not relative.startswith("../..") else absolute
 

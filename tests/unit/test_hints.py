@@ -17,6 +17,11 @@ def test_a_program_far_from_the_working_directory_is_typed_whole():
     assert hints.typed("/opt/zonerd/bin/zonerd", Path("/home/u/x")) == "/opt/zonerd/bin/zonerd"
 
 
+def test_a_daemon_whose_directory_is_the_root_names_whole_paths():
+    assert hints.typed("/opt/zonerd/bin/zonerd", Path("/")) == "/opt/zonerd/bin/zonerd"
+    assert hints.shown(Path("etc/zonerd/zonerd.toml").absolute(), Path("/")).startswith("/")
+
+
 def test_a_program_found_through_path_is_typed_by_its_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/local/bin/{name}")
     assert hints.typed("/usr/local/bin/zonerd", Path("/home/u")) == "zonerd"

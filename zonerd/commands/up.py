@@ -1,7 +1,10 @@
 """`zonerd up`: all processes, under supervisord in the foreground."""
 
 import os
+import re
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -76,9 +79,28 @@ def _announcement(session: Session, config: Config, place: supervise.Place) -> s
         f"  http         {config.http.host}: {_ports(config)}",
         f"  supervisord  {place.conf}",
         f"  look closer  {zonerd} status | ctl tail -f {consumer} | summary | verify",
-        f"  stop         Ctrl-C, or kill {os.getpid()}; a second time kills at once",
+        f"  stop         {_how_to_stop(session.environment)}",
     ]
     return "\n".join(lines)
+
+
+def _how_to_stop(environment: Mapping[str, str]) -> str:
+    """Give what a person does: a unit, or a container, that is only killed is started again."""
+    if "INVOCATION_ID" in environment:
+        return f"systemctl stop {_unit() or 'this unit'}"
+    if os.getpid() == 1:
+        return "stop this container: docker compose stop, docker stop"
+    return f"Ctrl-C, or kill {os.getpid()}; a second time kills at once"
+
+
+def _unit() -> str:
+    """Give the name of the systemd unit that this process is in; '' in none."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"/([^/\n]+)\.service$", groups, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def _ports(config: Config) -> str:
