@@ -3,8 +3,9 @@
 SHELL := /bin/sh
 SETUP := tests/services/setup
 BIN := .venv/bin
+PACKAGE := .
 
-.PHONY: help run install-venv test unit lint format bench docs pictures clean
+.PHONY: help run install-venv test unit acceptance lint format bench docs pictures dist install uninstall clean
 
 help:  ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +23,21 @@ test:  ## set up all that tests need, and run every test against real services (
 	@$(SETUP)/packages systemd
 	@$(SETUP)/prometheus
 	@$(SETUP)/redis
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal --ignore=tests/deployment $(ARGS)
 
 unit:  ## run the tests that need no service (under 20 s)
 	@$(SETUP)/install demo,dev
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/unit $(ARGS)
+
+acceptance:  ## deploy it for real, as root: containers on a Docker engine, units under a systemd (ARGS='-k compose')
+	@$(SETUP)/install demo,dev
+	@$(SETUP)/packages docker.io iptables mmdebstrap systemd systemd-container
+	@$(SETUP)/kafka
+	@$(SETUP)/kafka 3.9.1
+	@$(SETUP)/compose
+	@$(SETUP)/images
+	@$(SETUP)/wheels
+	@$(BIN)/python -m pytest tests/deployment $(ARGS)
 
 lint:  ## check style, types, layers and spelling
 	@$(SETUP)/install demo,dev
@@ -35,6 +46,9 @@ lint:  ## check style, types, layers and spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/shellcheck --severity=warning .ci/run systemd/install systemd/uninstall tests/services/setup/* tests/services/images/*/run
 
 format:  ## write the code the way lint wants it
 	@$(SETUP)/install demo,dev
@@ -54,6 +68,18 @@ pictures:  ## take the pictures of docs/operations.md anew, from a running zoner
 	@$(SETUP)/install demo,dev
 	@$(SETUP)/kafka
 	@PYTHONPATH=tests $(BIN)/python docs/pictures.py
+
+dist:  ## build the wheel and the source package into dist/
+	@$(SETUP)/install demo,dev
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation --outdir dist . >dist.log 2>&1 || { cat dist.log; exit 70; }
+	@rm dist.log && ls dist
+
+install:  ## install on this host, as root: /opt/zonerd, /etc/zonerd, zonerd.service (PACKAGE=dist/….whl DESTDIR= PREFIX=)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' systemd/install '$(PACKAGE)'
+
+uninstall:  ## undo it; configuration, history and logs stay
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' systemd/uninstall
 
 clean:  ## remove what make made here, but the demo's data in var/
 	rm -rf .venv .cache build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
