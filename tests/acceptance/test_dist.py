@@ -62,3 +62,27 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_environment(dist: Path, tmp_pa
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"[1-9][0-9]* events", done.stdout), done.stdout
+
+
+def test_who_makes_a_package_installs_below_a_folder_that_no_file_names(dist: Path, tmp_path: Path):
+    (wheel,) = dist.glob("*.whl")
+    root = tmp_path / "root"
+    words = [f"DESTDIR={root}", "PREFIX=/usr", f"PACKAGE={wheel}", f"PYTHON={sys.executable}"]
+    done = subprocess.run(["make", "install", *words], cwd=dist.parent, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    scripts = root / "opt" / "zonerd" / "bin"
+    assert (scripts / "zonerd").read_text(encoding="utf-8").startswith("#!/opt/zonerd/bin/python")
+    assert (scripts / "python").is_symlink()
+    assert (root / "usr" / "bin" / "zonerd").readlink() == Path("/opt/zonerd/bin/zonerd")
+    named = [
+        path for path in (root / "opt" / "zonerd").rglob("*") if path.suffix in ("", ".cfg") and _names(path, root)
+    ]
+    assert not named
+    assert 'data_dir = "/var/lib/zonerd"' in (root / "etc" / "zonerd" / "zonerd.toml").read_text(encoding="utf-8")
+
+
+def _names(path: Path, folder: Path) -> bool:
+    """Say whether a file of text, below the folder, names the folder."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    return os.fsencode(folder) in path.read_bytes()
