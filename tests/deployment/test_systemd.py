@@ -99,11 +99,11 @@ def build_wheel(source: Path, out: Path) -> str:
 
 def install(machine: Machine) -> None:
     """Type `make install` in a clone on this machine, for a wheel that is built there."""
-    source = machine.root / "root" / "zonerd"
+    source = machine.root / "srv" / "zonerd"
     clone(source)
     shutil.copytree(CACHE / "wheels", machine.root / "wheels")
     name = build_wheel(source, source / "dist")
-    machine.run(f"cd /root/zonerd && {WHEELS} make install PACKAGE=dist/{name}")
+    machine.run(f"cd /srv/zonerd && {WHEELS} make install PACKAGE=dist/{name}")
     machine.run(f"cp {SETTINGS} {SETTINGS}.installed")
 
 
@@ -161,7 +161,7 @@ def test_a_unit_may_do_little(installed: Installed, unit: str):
 
 def test_to_install_again_keeps_the_configuration(service: Installed):
     before = service.run(f"cat {SETTINGS}")
-    said = service.run(f"cd /root/zonerd && {WHEELS} make install PACKAGE=$(ls dist/*.whl | head -n 1)")
+    said = service.run(f"cd /srv/zonerd && {WHEELS} make install PACKAGE=$(ls dist/*.whl | head -n 1)")
     assert f"kept {SETTINGS}" in said
     assert service.run(f"cat {SETTINGS}") == before
     assert service.run("zonerd health") == "watchdog: ready\n"
@@ -360,13 +360,13 @@ def test_an_upgrade_goes_on_over_the_same_history(service: Installed, load: Load
     text = module.read_text(encoding="utf-8")
     (version,) = re.findall(r'__version__ = "(.*)"', text)
     module.write_text(text.replace(version, f"{version}.post1"), encoding="utf-8")
-    name = build_wheel(tmp_path / "zonerd", service.machine.root / "root" / "newer")
+    name = build_wheel(tmp_path / "zonerd", service.machine.root / "srv" / "newer")
     with load:
         service.some_is_stored(load)
-        service.run(f"cd /root/zonerd && {WHEELS} make install PACKAGE=/root/newer/{name} && systemctl restart zonerd")
+        service.run(f"cd /srv/zonerd && {WHEELS} make install PACKAGE=/srv/newer/{name} && systemctl restart zonerd")
     assert service.run("zonerd --version") == f"zonerd {version}.post1\n"
     service.all_is_stored(load)
-    older = service.run("ls /root/zonerd/dist/*.whl | head -n 1").strip()
+    older = service.run("ls /srv/zonerd/dist/*.whl | head -n 1").strip()
     service.run(f"{WHEELS} /opt/zonerd/bin/pip install --quiet --no-deps {older}")
 
 
@@ -389,13 +389,13 @@ def test_a_history_moves_to_another_machine_in_the_middle_of_a_load(service: Ins
 
 
 def test_uninstall_leaves_the_data_and_nothing_that_runs(service: Installed):
-    service.run("cd /root/zonerd && make uninstall")
+    service.run("cd /srv/zonerd && make uninstall")
     try:
         left = service.run("ls -d /opt/zonerd /etc/systemd/system/zonerd* /usr/local/bin/zonerd 2>/dev/null; true")
         assert left == ""
         assert service.run(f"ls {HISTORY}/events.db {SETTINGS}").splitlines() == [SETTINGS, f"{HISTORY}/events.db"]
     finally:
-        service.run(f"cd /root/zonerd && {WHEELS} make install PACKAGE=$(ls dist/*.whl | head -n 1)")
+        service.run(f"cd /srv/zonerd && {WHEELS} make install PACKAGE=$(ls dist/*.whl | head -n 1)")
 
 
 def test_a_supervisord_that_is_there_already_takes_the_drop_in(service: Installed):

@@ -100,6 +100,6 @@ class Machine:
         assert self.process.poll() is None, f"ended with {self.process.returncode}\n{tail(self.log)}"
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8")
         for pid in children.split():
-            if Path(f"/proc/{pid}/root/run/systemd/private").exists():
+            if Path(f"/proc/{pid}/root", "run/systemd/private").exists():
                 return int(pid)
         return 0
